@@ -1,1 +1,3 @@
-//! placeholder
+//! Outrigger, an L7 sidecar proxy: see ARCHITECTURE.md.
+
+pub mod demo;

@@ -1,0 +1,3 @@
+//! The embedded default: workloads and a control plane in one process.
+
+pub mod workload;
