@@ -1,3 +1,11 @@
-//! Outrigger, an L7 sidecar proxy: see ARCHITECTURE.md.
+//! Outrigger: an L7 sidecar proxy that takes the place of istio-proxy under an unchanged istiod.
+//!
+//! Modules depend downwards only: `agent` → {`listener`, `http`, `tcp`, `admin`} → `router` → `upstream` → `tls` →
+//! {`config`, `telemetry`} → {`head`, `stream_info`, `net`}. ARCHITECTURE.md has the pictures.
 
+pub mod config;
 pub mod demo;
+pub mod head;
+pub mod net;
+pub mod stream_info;
+pub mod telemetry;

@@ -1,0 +1,3 @@
+//! Telemetry: stats, access logs, formats, traces.
+
+pub mod stats;
