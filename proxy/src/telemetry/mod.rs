@@ -1,3 +1,7 @@
-//! Telemetry: stats, access logs, formats, traces.
+//! Telemetry: stats, formats, access logs, CEL over attributes, Istio's metrics, traces.
 
+pub mod cel;
+pub mod format;
+pub mod istio;
+pub mod node;
 pub mod stats;

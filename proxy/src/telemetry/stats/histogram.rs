@@ -45,11 +45,13 @@ const PER_DECADE: usize = 90;
 /// Powers of ten that a `u64` reaches.
 const DECADES: usize = 20;
 
+type Decade = OnceLock<Box<[AtomicU64; PER_DECADE]>>;
+
 /// One writer's bins, allocated a decade at a time when a value falls there.
 #[derive(Debug, Default)]
 pub(super) struct HistogramCell {
     zeros: AtomicU64,
-    decades: OnceLock<Box<[OnceLock<Box<[AtomicU64; PER_DECADE]>>; DECADES]>>,
+    decades: OnceLock<Box<[Decade; DECADES]>>,
 }
 
 impl HistogramCell {

@@ -1,0 +1,3 @@
+//! What Istio adds to Envoy's telemetry: peers' metadata and the `istio_*` metrics (Istio docs: reference/config/metrics).
+
+pub mod peer;
