@@ -9,3 +9,4 @@ pub mod head;
 pub mod net;
 pub mod stream_info;
 pub mod telemetry;
+pub mod tls;
