@@ -1,5 +1,6 @@
 //! Telemetry: stats, formats, access logs, CEL over attributes, Istio's metrics, traces.
 
+pub mod access_log;
 pub mod cel;
 pub mod format;
 pub mod istio;

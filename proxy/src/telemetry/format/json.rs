@@ -12,10 +12,10 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Appends the evaluated JSON.
-pub fn write_json(json: &Json, ctx: &FormatContext<'_>, out: &mut Vec<u8>) {
+/// Appends the evaluated JSON. `false`: nothing, because the value is absent and `omit_empty_values` is set.
+pub fn write_json(json: &Json, ctx: &FormatContext<'_>, out: &mut Vec<u8>) -> bool {
     match json {
-        Json::Value(format) => value(format, ctx, out),
+        Json::Value(format) => return value(format, ctx, out),
         Json::Number(n) if n.fract() == 0.0 && n.abs() < 1e15 => {
             out.extend_from_slice(itoa::Buffer::new().format(*n as i64).as_bytes());
         }
@@ -28,31 +28,40 @@ pub fn write_json(json: &Json, ctx: &FormatContext<'_>, out: &mut Vec<u8>) {
                 if i > 0 {
                     out.push(b',');
                 }
-                write_json(item, ctx, out);
+                if !write_json(item, ctx, out) {
+                    out.extend_from_slice(b"null");
+                }
             }
             out.push(b']');
         }
         Json::Object(fields) => {
             out.push(b'{');
-            for (i, (key, item)) in fields.iter().enumerate() {
-                if i > 0 {
+            let open = out.len();
+            for (key, item) in fields {
+                let start = out.len();
+                if start > open {
                     out.push(b',');
                 }
                 string(key.as_bytes(), out);
                 out.push(b':');
-                write_json(item, ctx, out);
+                if !write_json(item, ctx, out) {
+                    out.truncate(start);
+                }
             }
             out.push(b'}');
         }
     }
+    true
 }
 
-fn value(format: &Format, ctx: &FormatContext<'_>, out: &mut Vec<u8>) {
+fn value(format: &Format, ctx: &FormatContext<'_>, out: &mut Vec<u8>) -> bool {
     // Taken, not borrowed: a CEL operator may format within. The inner one then starts with a fresh buffer.
     let mut scratch = SCRATCH.take();
     scratch.clear();
+    let mut written = true;
     match format.parts.as_slice() {
         [Part::Command(one, max)] => match command::write(one, ctx, &mut scratch) {
+            Wrote::Absent if format.omit_empty => written = false,
             Wrote::Absent => out.extend_from_slice(b"null"),
             Wrote::Text => {
                 let len = max.unwrap_or(usize::MAX).min(scratch.len());
@@ -66,6 +75,7 @@ fn value(format: &Format, ctx: &FormatContext<'_>, out: &mut Vec<u8>) {
         }
     }
     SCRATCH.set(scratch);
+    written
 }
 
 /// Appends a quoted, escaped string. Bytes that make the value no UTF-8 are written as `\ooo` octal text.

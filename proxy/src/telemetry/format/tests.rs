@@ -148,6 +148,12 @@ fn json_keeps_types_and_escapes() {
         String::from_utf8(out).unwrap(),
         "{\"code\":503,\"host\":null,\"meta\":{\"x\":[1,true]},\"n\":[1,1.5,true,null],\"quote\":\"a\\\"b\\\\c\\tdé\"}"
     );
+    let mut absent = one(Command::Simple(Simple::UpstreamHost));
+    absent.omit_empty = true;
+    let json = Json::Object(vec![("a".into(), Json::Value(absent)), ("b".into(), Json::Number(1.0))]);
+    let mut out = Vec::new();
+    write_json(&json, &ctx, &mut out);
+    assert_eq!(out, br#"{"b":1}"#);
     let mut out = Vec::new();
     json::string(b"\xff\x01", &mut out);
     assert_eq!(out, br#""\\377\u0001""#);
