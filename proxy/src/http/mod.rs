@@ -1,0 +1,3 @@
+//! HTTP: the codecs, the connection manager, the exchange and its filters.
+
+pub mod codec;
