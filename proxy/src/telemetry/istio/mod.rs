@@ -1,3 +1,4 @@
 //! What Istio adds to Envoy's telemetry: peers' metadata and the `istio_*` metrics (Istio docs: reference/config/metrics).
 
+pub mod metrics;
 pub mod peer;

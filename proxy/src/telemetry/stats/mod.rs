@@ -228,14 +228,18 @@ impl Stats {
         Histogram::new(self.histogram_cell(&full_name(name, tags), unit, Some((name, tags))))
     }
 
-    /// A shared gauge with tags of its own, as `tagged_counter`.
-    pub fn tagged_gauge(&self, name: &Arc<str>, tags: &Tags) -> SharedGauge {
+    /// Sets a gauge with tags of its own, whoever else has set it: for values that are nobody's sum.
+    pub fn set_tagged_gauge(&self, name: &Arc<str>, tags: &Tags, value: u64) {
         let full = full_name(name, tags);
-        let cell = self.gauge_cell(&full);
-        if let Some(e) = self.maps().gauges.get_mut(full.as_str()) {
-            e.explicit.get_or_insert_with(|| Explicit { name: name.clone(), tags: tags.clone() });
+        if !self.accepts(&full) {
+            return;
         }
-        SharedGauge::new(cell)
+        let mut maps = self.maps();
+        let entry = entry(&mut maps.gauges, &full);
+        entry.explicit.get_or_insert_with(|| Explicit { name: name.clone(), tags: tags.clone() });
+        entry.cells.clear();
+        entry.folded = value;
+        entry.used = true;
     }
 
     fn counter_cell(&self, name: &str, explicit: Option<(&Arc<str>, &Tags)>) -> Option<Arc<Cell>> {
