@@ -16,7 +16,8 @@ mkdir -p "$context/.cargo"
 (cd "$context" && cargo vendor --locked --offline --versioned-dirs vendor > .cargo/config.toml 2> "$log") || { cat "$log"; exit 1; }
 name=outrigger/outrigger:offline
 if [ -x "$tools/image" ]; then
-  "$tools/image" "$context" "$name" --network=none --build-arg "PROFILE=$profile" > "$log" 2>&1 || { tail -n 60 "$log"; exit 1; }
+  # buildah without a daemon shares the caller's network: give it one with nothing in it.
+  unshare --net "$tools/image" "$context" "$name" --build-arg "PROFILE=$profile" > "$log" 2>&1 || { tail -n 60 "$log"; exit 1; }
 else
   ${IMAGE_BUILDER:-docker build} --network=none --build-arg "PROFILE=$profile" -t "$name" "$context" > "$log" 2>&1 || { tail -n 60 "$log"; exit 1; }
 fi
