@@ -1,5 +1,5 @@
 #!/bin/bash
-# image: the Dockerfile builds with no network and no registry, and the image runs as non-root on a read-only root
+# image: the Dockerfile builds with no network and no registry, from what cargo has in its cache
 #
 # usage: image.sh [PROFILE]     (release; `dist` is the one that ships and takes minutes)
 # Needs OUTRIGGER_KUBE_TOOLS (see run.sh) for its `image` command, buildah on local base images, or IMAGE_BUILDER (`docker build`) with
