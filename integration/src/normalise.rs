@@ -87,6 +87,8 @@ impl Normaliser {
         }
         if let Some(own) = &self.own_address {
             out = out.replace(own, "{{own address}}");
+        } else if out.starts_with("x-forwarded-for: ") {
+            out = out.replace("127.0.0.1", "{{own address}}");
         }
         out = self
             .address
@@ -113,9 +115,26 @@ impl Normaliser {
 
 /// The machine's own address, if it has one beside the loopback's. Connecting a UDP socket sends nothing.
 fn own_address() -> Option<String> {
-    let socket = std::net::UdpSocket::bind(("0.0.0.0", 0)).ok()?;
-    socket.connect(("203.0.113.1", 9)).ok()?;
-    Some(socket.local_addr().ok()?.ip().to_string()).filter(|ip| !ip.starts_with("127."))
+    let routed = || {
+        let socket = std::net::UdpSocket::bind(("0.0.0.0", 0)).ok()?;
+        socket.connect(("203.0.113.1", 9)).ok()?;
+        Some(socket.local_addr().ok()?.ip().to_string())
+    };
+    routed().or_else(local_address).filter(|ip| !ip.starts_with("127."))
+}
+
+/// Where no route leads outside: the first local address in the kernel's table.
+fn local_address() -> Option<String> {
+    let table = std::fs::read_to_string("/proc/net/fib_trie").ok()?;
+    let mut last = "";
+    for line in table.lines().map(str::trim) {
+        if let Some(address) = line.strip_prefix("|-- ") {
+            last = address;
+        } else if line.starts_with("/32 host LOCAL") && !last.starts_with("127.") {
+            return Some(last.to_owned());
+        }
+    }
+    None
 }
 
 #[cfg(test)]
