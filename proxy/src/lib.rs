@@ -3,7 +3,6 @@
 //! Modules depend downwards only: `agent` → {`listener`, `http`, `tcp`, `admin`} → `router` → `upstream` → `tls` →
 //! {`config`, `telemetry`} → {`head`, `stream_info`, `net`}. ARCHITECTURE.md has the pictures.
 
-pub mod agent;
 pub mod config;
 pub mod demo;
 pub mod head;
@@ -12,3 +11,4 @@ pub mod net;
 pub mod stream_info;
 pub mod telemetry;
 pub mod tls;
+pub mod upstream;

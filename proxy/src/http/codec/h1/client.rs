@@ -250,6 +250,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ClientConn<T> {
             && self.buffer.is_empty()
     }
 
+    /// Whether the exchange is over: request sent whole, response read whole, whatever becomes of the connection.
+    pub fn is_finished(&self) -> bool {
+        self.answered && self.body.is_done() && self.writer.is_complete()
+    }
+
     /// The stream's counters, which begin anew.
     pub fn take_counts(&mut self) -> Counts {
         std::mem::take(&mut self.counts)

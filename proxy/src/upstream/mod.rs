@@ -1,0 +1,33 @@
+//! Upstream: clusters, their hosts, balancing, pools. Follows Envoy's "Upstream clusters" pages.
+//!
+//! Two halves. Shared by all workers, on the first use of a cluster: `manager` (which clusters have been built), `shared` (one
+//! cluster: hosts, breakers, outlier detector), `host`, `host_set` (priorities, localities, panic), `breaker`, `outlier/`,
+//! `dns`, `transport`. Per worker: `cluster` (what others hold), `lb/` (a file per policy), `pool/`,
+//! `original_dst`, `stats`.
+//!
+//! The way of a request: `LocalClusters::get` → `Cluster::pick` → `Cluster::checkout` → `Lease::open` → the codec. The lease
+//! gives the connection back; `Cluster::report` tells outlier detection how it went.
+
+pub mod breaker;
+mod cluster;
+mod dns;
+pub mod host;
+pub mod host_set;
+pub mod lb;
+mod manager;
+mod original_dst;
+pub mod outlier;
+mod pool;
+mod shared;
+pub mod stats;
+mod transport;
+
+pub use breaker::Priority;
+pub use cluster::{Cluster, ConnectSpec, LocalClusters, NoHost};
+pub use host::Host;
+pub use lb::LbContext;
+pub use manager::ClusterManager;
+pub use outlier::Outcome;
+pub use pool::{Checkout, ConnFacts, Lease, PoolError, ProxyAddresses, TcpLease};
+pub use shared::SharedCluster;
+pub use stats::{ClusterStats, Origin};
