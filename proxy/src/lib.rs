@@ -7,6 +7,7 @@ pub mod config;
 pub mod demo;
 pub mod head;
 pub mod http;
+pub mod listener;
 pub mod net;
 pub mod stream_info;
 pub mod telemetry;
