@@ -43,7 +43,7 @@ impl Io {
             TlsStream::Client(s) => {
                 let c = s.get_ref().1;
                 json!({
-                    "version": format!("{:?}", c.protocol_version()),
+                    "version": c.protocol_version().map(|v| format!("{v:?}")),
                     "alpn": text(c.alpn_protocol()),
                     "server_certificate": c.peer_certificates().and_then(|p| p.first()).map(|c| certs.name_of(c)),
                 })
@@ -51,7 +51,7 @@ impl Io {
             TlsStream::Server(s) => {
                 let c = s.get_ref().1;
                 json!({
-                    "version": format!("{:?}", c.protocol_version()),
+                    "version": c.protocol_version().map(|v| format!("{v:?}")),
                     "alpn": text(c.alpn_protocol()),
                     "sni": c.server_name(),
                     "client_certificate": c.peer_certificates().and_then(|p| p.first()).map(|c| certs.name_of(c)),

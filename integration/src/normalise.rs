@@ -11,6 +11,8 @@ pub struct Normaliser {
     /// Port → placeholder name.
     ports: Vec<(String, String)>,
     paths: Vec<(String, String)>,
+    /// What a proxy puts into `x-forwarded-for` for a peer on the loopback interface.
+    own_address: Option<String>,
     /// Text of the case: a UUID in it was sent by the case and is no matter of luck.
     case_text: String,
     address: Regex,
@@ -44,6 +46,7 @@ impl Normaliser {
         Ok(Self {
             ports,
             paths,
+            own_address: own_address(),
             case_text: case_text.to_owned(),
             address: Regex::new(r"(127\.0\.0\.\d+|localhost|0\.0\.0\.0|\[::1?\])([:_])(\d+)")?,
             uuid: Regex::new(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")?,
@@ -82,6 +85,11 @@ impl Normaliser {
         for (path, name) in &self.paths {
             out = out.replace(path, name);
         }
+        if let Some(own) = &self.own_address {
+            out = out.replace(own, "{{own address}}");
+        } else if out.starts_with("x-forwarded-for: ") {
+            out = out.replace("127.0.0.1", "{{own address}}");
+        }
         out = self
             .address
             .replace_all(&out, |c: &Captures<'_>| {
@@ -103,6 +111,30 @@ impl Normaliser {
         }
         out
     }
+}
+
+/// The machine's own address, if it has one beside the loopback's. Connecting a UDP socket sends nothing.
+fn own_address() -> Option<String> {
+    let routed = || {
+        let socket = std::net::UdpSocket::bind(("0.0.0.0", 0)).ok()?;
+        socket.connect(("203.0.113.1", 9)).ok()?;
+        Some(socket.local_addr().ok()?.ip().to_string())
+    };
+    routed().or_else(local_address).filter(|ip| !ip.starts_with("127."))
+}
+
+/// Where no route leads outside: the first local address in the kernel's table.
+fn local_address() -> Option<String> {
+    let table = std::fs::read_to_string("/proc/net/fib_trie").ok()?;
+    let mut last = "";
+    for line in table.lines().map(str::trim) {
+        if let Some(address) = line.strip_prefix("|-- ") {
+            last = address;
+        } else if line.starts_with("/32 host LOCAL") && !last.starts_with("127.") {
+            return Some(last.to_owned());
+        }
+    }
+    None
 }
 
 #[cfg(test)]

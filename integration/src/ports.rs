@@ -87,7 +87,8 @@ impl Places {
 }
 
 fn placeholders(text: &str) -> impl Iterator<Item = String> {
-    let re = Regex::new(r"\{\{([a-z0-9_.-]+)\}\}").expect("constant pattern");
+    let re = Regex::new(r"\{\{(listener(?:\.[a-z0-9_-]+)?|admin|(?:upstream|port)\.[a-z0-9_-]+)\}\}")
+        .expect("constant pattern");
     re.captures_iter(text).map(|c| c[1].to_owned()).collect::<Vec<_>>().into_iter()
 }
 

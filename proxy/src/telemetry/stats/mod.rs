@@ -7,9 +7,13 @@
 mod declare;
 mod handle;
 mod histogram;
+mod render;
+mod tags;
 
 pub use handle::{Counter, Gauge, Histogram, SharedCounter, SharedGauge, TextReadout};
 pub use histogram::{DEFAULT_BUCKETS, QUANTILES, Unit, Values};
+pub use render::{Buckets, Kind, Query};
+pub use tags::{Extracted, Tagger};
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -65,9 +65,9 @@ pub struct IstioMetrics {
     reporter: Reporter,
     host_fallback: bool,
     overrides: Option<Overrides>,
-    http: RefCell<HashMap<u64, Vec<(Key, Rc<HttpSeries>)>>>,
-    messages: RefCell<HashMap<u64, Vec<(Key, Rc<MessageSeries>)>>>,
-    tcp: RefCell<HashMap<u64, Vec<(Key, Rc<TcpSeries>)>>>,
+    http: Memory<HttpSeries>,
+    messages: Memory<MessageSeries>,
+    tcp: Memory<TcpSeries>,
 }
 
 #[derive(Debug, Default)]
