@@ -3,4 +3,5 @@
 
 pub mod iptables;
 pub mod request;
+pub mod status;
 pub mod wait;

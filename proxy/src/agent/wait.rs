@@ -61,7 +61,7 @@ mod tests {
     use crate::agent::request::ask;
     use crate::demo::workload::{WorkloadOptions, serve_on};
 
-    fn options(url: String, timeout_seconds: u64) -> WaitOptions {
+    fn options(url: &str, timeout_seconds: u64) -> WaitOptions {
         WaitOptions {
             url: url.parse().unwrap(),
             timeout_seconds,
@@ -76,7 +76,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(serve_on(listener, WorkloadOptions { unready: true, ..WorkloadOptions::default() }));
         let waiting =
-            tokio::spawn(async move { run(&options(format!("http://127.0.0.1:{port}/readyz"), 30)).await });
+            tokio::spawn(async move { run(&options(&format!("http://127.0.0.1:{port}/readyz"), 30)).await });
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(!waiting.is_finished());
         ask(port, &http::Method::POST, "readyz/enable", "").await.unwrap();
@@ -85,9 +85,9 @@ mod tests {
 
     #[tokio::test]
     async fn gives_up_with_the_last_reason() {
-        let error = run(&options("http://127.0.0.1:1/".into(), 0)).await.unwrap_err();
+        let error = run(&options("http://127.0.0.1:1/", 0)).await.unwrap_err();
         assert!(error.to_string().contains("no attempt"), "{error}");
-        let error = run(&options("http://127.0.0.1:1/".into(), 1)).await.unwrap_err();
+        let error = run(&options("http://127.0.0.1:1/", 1)).await.unwrap_err();
         assert!(error.to_string().contains("http://127.0.0.1:1/"), "{error}");
     }
 }

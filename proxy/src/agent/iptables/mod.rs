@@ -147,7 +147,7 @@ fn add_inbound_source(out: &mut impl Write) {
         Ok(done)
             if done.status.success() || String::from_utf8_lossy(&done.stderr).contains("File exists") => {}
         Ok(done) => {
-            say(out, &format!("ip -6 addr add ::6/128 dev lo: {}", String::from_utf8_lossy(&done.stderr)))
+            say(out, &format!("ip -6 addr add ::6/128 dev lo: {}", String::from_utf8_lossy(&done.stderr)));
         }
         Err(error) => say(out, &format!("ip -6 addr add ::6/128 dev lo: {error}")),
     }
