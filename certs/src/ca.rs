@@ -3,8 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
+    CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
@@ -144,6 +145,35 @@ impl CertificateAuthority {
         ttl: Duration,
     ) -> Result<WorkloadCertificate, SignError> {
         self.issue_names(vec![uri(id)?], start, ttl)
+    }
+
+    /// A revocation list that names these certificates, PEM.
+    ///
+    /// # Errors
+    /// The crypto library failed.
+    pub fn revocation_list(&self, revoked: &[&WorkloadCertificate]) -> Result<String, SignError> {
+        let now = OffsetDateTime::now_utc();
+        let revoked_certs = revoked
+            .iter()
+            .map(|certificate| RevokedCertParams {
+                serial_number: SerialNumber::from_slice(&certificate.serial_bytes()),
+                revocation_time: now,
+                reason_code: None,
+                invalidity_date: None,
+            })
+            .collect();
+        let params = CertificateRevocationListParams {
+            this_update: now,
+            next_update: now + ROOT_LIFETIME,
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params
+            .signed_by(&self.root)
+            .and_then(|list| list.pem())
+            .map_err(|error| SignError::Signing(error.to_string()))
     }
 
     fn issue_names(

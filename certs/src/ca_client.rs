@@ -177,7 +177,7 @@ impl Issue for CaClient {
             return Err(CaError::Refused {
                 peer: self.peer.clone(),
                 code: status.code(),
-                message: status.message().to_owned(),
+                message: words(&status),
                 attempts,
             });
         }
@@ -195,6 +195,17 @@ fn may_pass(code: Code) -> bool {
             | Code::Internal
             | Code::Unavailable
     )
+}
+
+/// A status's words with their causes: of a connection that fails, tonic's own are only "tcp connect error".
+fn words(status: &Status) -> String {
+    match std::error::Error::source(status) {
+        None => status.message().to_owned(),
+        Some(cause) => {
+            let cause = causes(cause);
+            if cause.contains(status.message()) { cause } else { format!("{}: {cause}", status.message()) }
+        }
+    }
 }
 
 fn causes(error: &dyn std::error::Error) -> String {

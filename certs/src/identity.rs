@@ -140,6 +140,16 @@ impl WorkloadCertificate {
         to_pem(&self.chain)
     }
 
+    /// The leaf's serial number as bytes.
+    #[must_use]
+    pub fn serial_bytes(&self) -> Vec<u8> {
+        let digits = self.serial.as_bytes();
+        digits
+            .chunks(2)
+            .filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+            .collect()
+    }
+
     /// What is left of the validity; zero if it is over.
     #[must_use]
     pub fn remaining(&self, now: SystemTime) -> Duration {
@@ -222,4 +232,60 @@ pub fn to_pem(certificates: &[CertificateDer<'_>]) -> String {
         text.push_str("-----END CERTIFICATE-----\n");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ca::CertificateAuthority;
+    use crate::key::{KeyAlgorithm, PrivateKey};
+
+    #[test]
+    fn certificate_survives_pem_without_its_root() {
+        let authority = CertificateAuthority::generate("test").unwrap();
+        let id = SpiffeId::workload("td", "ns", "sa");
+        let made = authority.issue(&id, Duration::from_secs(3600)).unwrap();
+        assert_eq!(made.chain.len(), 1);
+        assert_eq!(made.spiffe_id, Some(id));
+        let remaining = made.remaining(SystemTime::now()).as_secs();
+        assert!((3590..=3600).contains(&remaining), "{remaining}");
+        let PrivateKeyDer::Pkcs8(key) = made.key.as_ref() else { panic!("PKCS#8") };
+        let key = rcgen::KeyPair::try_from(key.secret_pkcs8_der()).unwrap().serialize_pem();
+        let read =
+            WorkloadCertificate::from_pem("memory", made.chain_pem().as_bytes(), key.as_bytes()).unwrap();
+        assert_eq!((read.serial, read.not_after), (made.serial, made.not_after));
+    }
+
+    #[test]
+    fn foreign_key_is_refused() {
+        let authority = CertificateAuthority::generate("test").unwrap();
+        let made = authority.issue(&SpiffeId::workload("td", "ns", "sa"), Duration::from_secs(60)).unwrap();
+        let other = PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap();
+        let error = WorkloadCertificate::new("/etc/certs", made.chain, other.to_der()).unwrap_err();
+        assert_eq!(error.to_string(), "/etc/certs: the private key does not match the certificate");
+    }
+
+    #[test]
+    fn broken_input_names_its_origin() {
+        let error = |chain: &str, key: &str| {
+            WorkloadCertificate::from_pem("f.pem", chain.as_bytes(), key.as_bytes()).unwrap_err().to_string()
+        };
+        let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap().to_pem();
+        assert_eq!(error("", &key), "f.pem: no certificate");
+        assert!(error("", "nothing").starts_with("f.pem: private key: "));
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(error(broken, &key).starts_with("f.pem: certificate 0: not a certificate"));
+    }
+
+    #[test]
+    fn rsa_key_signs_a_request_that_is_served() {
+        let authority = CertificateAuthority::generate("test").unwrap();
+        let id = SpiffeId::workload("td", "ns", "sa");
+        let key = PrivateKey::generate(KeyAlgorithm::Rsa2048).unwrap();
+        let csr = crate::csr::certificate_request(&key, &id).unwrap();
+        assert_eq!(CertificateAuthority::requested_id(&csr).unwrap(), id);
+        let pem = authority.sign(&csr, &id, SystemTime::now(), Duration::from_secs(60)).unwrap();
+        let chain = certificates_from_pem("ca", pem.concat().as_bytes()).unwrap();
+        assert!(WorkloadCertificate::new("ca", chain, key.to_der()).is_ok());
+    }
 }

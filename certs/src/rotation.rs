@@ -143,17 +143,18 @@ async fn run<I: Issue>(
                 let now = config.clock.now();
                 let jitter = config.grace_jitter * rand::rng().random_range(-1.0..=1.0);
                 let due = next_renewal(now, now, certificate.not_after, config.grace_ratio, jitter);
-                status.send_modify(|status| {
-                    status.successes += 1;
-                    status.last_error = None;
-                    status.next_renewal = Some(due);
-                    status.not_after = Some(certificate.not_after);
-                });
                 tracing::info!(serial = %certificate.serial, "workload certificate obtained");
+                let not_after = certificate.not_after;
                 store.set_all(&[
                     (WORKLOAD, Secret::Certificate(certificate.into())),
                     (ROOT, Secret::Roots(roots.into())),
                 ]);
+                status.send_modify(|status| {
+                    status.successes += 1;
+                    status.last_error = None;
+                    status.next_renewal = Some(due);
+                    status.not_after = Some(not_after);
+                });
                 due
             }
             Err(error) => {

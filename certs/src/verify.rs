@@ -10,6 +10,7 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor
 use webpki::{
     EndEntityCert, KeyUsage, OwnedCertRevocationList, RevocationOptionsBuilder, UnknownStatusPolicy,
 };
+use x509_parser::extensions::ParsedExtension;
 
 use crate::identity::{IdentityError, certificates_from_pem, describe, to_pem};
 
@@ -142,9 +143,41 @@ impl TrustBundle {
             Err(webpki::Error::UnknownIssuer) if describe(leaf).is_ok_and(|leaf| leaf.self_issued) => {
                 Err(VerifyError::SelfSigned)
             }
+            // Roots of one name and different keys (a mesh before and after its root changed) are told apart by key id, as BoringSSL does.
+            Err(webpki::Error::InvalidSignatureForPublicKey) if !self.has_issuer_key(leaf, intermediates) => {
+                Err(VerifyError::UnknownIssuer)
+            }
             Err(error) => Err(VerifyError::from_webpki(&error)),
         }
     }
+
+    /// Whether a root or an intermediate has the key that the leaf names as its issuer's; true if it names none.
+    fn has_issuer_key(&self, leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> bool {
+        let Some(wanted) = key_id(leaf, |extension| match extension {
+            ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref().map(|id| id.0.to_vec()),
+            _ => None,
+        }) else {
+            return true;
+        };
+        let own = |certificate: &CertificateDer<'_>| {
+            key_id(certificate, |extension| match extension {
+                ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+                _ => None,
+            })
+        };
+        self.roots
+            .iter()
+            .chain(intermediates)
+            .any(|certificate| own(certificate).is_none_or(|id| id == wanted))
+    }
+}
+
+fn key_id(
+    certificate: &CertificateDer<'_>,
+    pick: impl Fn(&ParsedExtension<'_>) -> Option<Vec<u8>>,
+) -> Option<Vec<u8>> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    parsed.extensions().iter().find_map(|extension| pick(extension.parsed_extension()))
 }
 
 /// What the peer uses its certificate for.

@@ -6,6 +6,7 @@
 
 mod service;
 mod stream;
+mod tls;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +15,8 @@ use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service
 use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
 use tokio::sync::{broadcast, watch};
+
+pub use self::tls::{TlsConnection, tls_incoming};
 
 /// Who sees a resource.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
