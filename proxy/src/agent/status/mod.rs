@@ -120,9 +120,9 @@ impl Status {
             return text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
         }
         if path == "/drain" {
-            self.proxy.drain()
+            self.proxy.drain();
         } else {
-            self.proxy.quit()
+            self.proxy.quit();
         }
         text(StatusCode::OK, "OK")
     }
