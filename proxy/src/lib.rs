@@ -4,13 +4,17 @@
 //! {`config`, `telemetry`} → {`head`, `stream_info`, `net`}. ARCHITECTURE.md has the pictures.
 
 pub mod agent;
+pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod head;
 pub mod http;
 pub mod listener;
 pub mod net;
+pub mod rbac;
+pub mod router;
 pub mod stream_info;
 pub mod telemetry;
 pub mod tls;
 pub mod upstream;
+pub mod worker;

@@ -33,6 +33,8 @@ pub struct ConnInfo {
     pub transport_protocol: &'static str,
     pub tls: Option<Arc<TlsInfo>>,
     pub listener_name: Arc<str>,
+    /// `listener.<this>.` begins the listener's stats.
+    pub listener_stat: Arc<str>,
     pub filter_chain_name: Arc<str>,
     pub direction: crate::config::listener::Direction,
     pub start: Instant,

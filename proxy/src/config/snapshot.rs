@@ -26,7 +26,7 @@ pub struct Snapshot {
 /// The shared cell. Only the control runtime stores; workers load.
 #[derive(Debug, Default)]
 pub struct Store {
-    current: ArcSwap<Snapshot>,
+    current: Arc<ArcSwap<Snapshot>>,
     changed: tokio::sync::watch::Sender<u64>,
     /// Serialises writers: an update reads, changes and stores as one step.
     writer: parking::Mutex<()>,
@@ -50,7 +50,7 @@ impl Store {
     }
 
     /// For `arc_swap::Cache`, which workers use to read without touching a shared counter.
-    pub fn cell(&self) -> &ArcSwap<Snapshot> {
+    pub fn cell(&self) -> &Arc<ArcSwap<Snapshot>> {
         &self.current
     }
 

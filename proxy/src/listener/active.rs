@@ -31,6 +31,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Active {
     pub name: Arc<str>,
+    /// The part of its stats' names that stands for it.
+    pub stat: Arc<str>,
     pub manager: Weak<Manager>,
     current: RefCell<Rc<Current>>,
     pub stats: AllStats,
@@ -62,6 +64,7 @@ impl Active {
         let listener = compiled.listener.clone();
         Rc::new(Active {
             name: listener.name.clone(),
+            stat: stats::place(&listener).into(),
             manager: Rc::downgrade(manager),
             stats: AllStats::new(&manager.shared.stats, &listener, manager.worker),
             current: RefCell::new(Rc::new(Current::new(manager, compiled, None))),

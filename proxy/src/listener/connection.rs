@@ -222,6 +222,7 @@ fn conn_info(
         transport_protocol: facts.transport_protocol,
         tls: tls.map(std::sync::Arc::new),
         listener_name: owner.name.clone(),
+        listener_stat: owner.stat.clone(),
         filter_chain_name: chain.map_or_else(|| "".into(), |c| c.name.clone()),
         direction: owner.current().compiled.listener.direction,
         start: start.0,

@@ -53,13 +53,18 @@ stats_struct! {
 
 /// `listener.<stat_prefix or address>.`: colons are no part of a stat's name.
 pub(super) fn scope(listener: &Listener) -> String {
+    format!("listener.{}.", place(listener))
+}
+
+/// The part between the dots.
+pub(super) fn place(listener: &Listener) -> String {
     let place = match (&listener.stat_prefix, listener.addresses.first()) {
         (Some(prefix), _) => prefix.to_string(),
         (None, Some(Address::Socket(a))) => a.to_string(),
         (None, Some(a)) => a.to_string(),
         (None, None) => listener.name.to_string(),
     };
-    format!("listener.{}.", place.replace(':', "_"))
+    place.replace(':', "_")
 }
 
 /// Both structs of one worker.

@@ -28,6 +28,8 @@ pub enum Socket {
 pub enum Io {
     Plain(Raw),
     Tls(Box<tokio_rustls::TlsStream<Raw>>),
+    /// Decrypted bytes that were read to tell the protocol, before the rest.
+    TlsUnread(Bytes, Box<tokio_rustls::TlsStream<Raw>>),
 }
 
 impl From<TcpStream> for Raw {
@@ -53,14 +55,28 @@ impl Io {
     pub fn raw(&self) -> &Raw {
         match self {
             Io::Plain(r) => r,
-            Io::Tls(t) => t.get_ref().0,
+            Io::Tls(t) | Io::TlsUnread(_, t) => t.get_ref().0,
+        }
+    }
+
+    /// Puts bytes back in front of what is still to be read.
+    #[must_use]
+    pub fn unread(self, bytes: Bytes) -> Io {
+        match self {
+            Io::Plain(r) => Io::Plain(Raw { prefix: join(&bytes, &r.prefix), ..r }),
+            Io::Tls(t) => Io::TlsUnread(bytes, t),
+            Io::TlsUnread(old, t) => Io::TlsUnread(join(&bytes, &old), t),
         }
     }
 
     /// Whether bytes travel encrypted.
     pub fn is_tls(&self) -> bool {
-        matches!(self, Io::Tls(_))
+        matches!(self, Io::Tls(_) | Io::TlsUnread(..))
     }
+}
+
+fn join(first: &Bytes, second: &Bytes) -> Bytes {
+    if second.is_empty() { first.clone() } else { [&first[..], &second[..]].concat().into() }
 }
 
 impl AsyncRead for Raw {
@@ -162,7 +178,7 @@ impl Io {
     fn pinned(&mut self) -> IoMut<'_> {
         match self {
             Io::Plain(r) => IoMut::Plain(Pin::new(r)),
-            Io::Tls(t) => IoMut::Tls(Pin::new(t.as_mut())),
+            Io::Tls(t) | Io::TlsUnread(_, t) => IoMut::Tls(Pin::new(t.as_mut())),
         }
     }
 }

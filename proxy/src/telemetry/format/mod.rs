@@ -53,6 +53,16 @@ impl<'a> FormatContext<'a> {
     pub fn new(request: Option<&'a Head>, info: &'a StreamInfo) -> FormatContext<'a> {
         FormatContext { request, response: None, trailers: None, info, log_type: LogType::NotSet }
     }
+
+    /// While the request is on its way.
+    pub fn request(request: &'a Head, info: &'a StreamInfo) -> FormatContext<'a> {
+        FormatContext::new(Some(request), info)
+    }
+
+    /// While the response is on its way.
+    pub fn response(request: &'a Head, response: &'a Head, info: &'a StreamInfo) -> FormatContext<'a> {
+        FormatContext { response: Some(response), ..FormatContext::new(Some(request), info) }
+    }
 }
 
 /// What a command wrote, for JSON's types and for the placeholder of an absent value.

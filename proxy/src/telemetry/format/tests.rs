@@ -35,6 +35,7 @@ pub(crate) fn info() -> StreamInfo {
         transport_protocol: "raw_buffer",
         tls: None,
         listener_name: "l".into(),
+        listener_stat: "l".into(),
         filter_chain_name: "".into(),
         direction: Direction::Inbound,
         start: now,
