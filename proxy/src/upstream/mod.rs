@@ -20,6 +20,8 @@ pub mod outlier;
 mod pool;
 mod shared;
 pub mod stats;
+#[cfg(test)]
+mod testing;
 mod transport;
 
 pub use breaker::Priority;

@@ -7,6 +7,8 @@ pub mod hashing;
 mod maglev;
 mod ring_hash;
 mod slow_start;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

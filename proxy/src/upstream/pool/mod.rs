@@ -7,6 +7,8 @@
 mod conn;
 pub(super) mod connect;
 mod idle;
+#[cfg(test)]
+mod tests;
 
 pub use conn::{ConnFacts, Lease, TcpLease};
 pub use connect::ProxyAddresses;
