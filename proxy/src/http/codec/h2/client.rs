@@ -146,7 +146,7 @@ impl ClientHandle {
         Ok(ClientStream {
             response: Some(response),
             incoming: Incoming::new(None),
-            outgoing: Outgoing { stream, ended: end },
+            outgoing: Outgoing::new(stream, end),
             upgrade,
             max_headers_count: self.options.max_headers_count,
             shared: self.shared.clone(),

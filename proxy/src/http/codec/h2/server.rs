@@ -261,7 +261,7 @@ impl ServerStream {
         match sent {
             Ok(stream) => {
                 count_head(head, &mut self.counts.header_sent, &mut self.counts.wire_sent);
-                self.outgoing = Some(Outgoing { stream, ended: end });
+                self.outgoing = Some(Outgoing::new(stream, end));
             }
             Err(e) => {
                 self.failed = Some(e);

@@ -12,6 +12,10 @@ use crate::head::Head;
 /// Bytes of a frame's header.
 const FRAME: u64 = 9;
 
+/// Bytes that a stream may send before it has been given room: h2 gives none until the head is on the wire, and then head and
+/// first data would need two writes.
+const HEAD_START: usize = 16 * 1024;
+
 /// The h2 crate's error as the seam's.
 pub(super) fn error(e: &h2::Error) -> CodecError {
     if let Some(io) = e.get_io() {
@@ -136,11 +140,20 @@ impl Incoming {
 pub(super) struct Outgoing {
     pub(super) stream: SendStream<Bytes>,
     pub(super) ended: bool,
+    /// Data was sent.
+    started: bool,
 }
 
 impl Outgoing {
+    pub(super) fn new(stream: SendStream<Bytes>, ended: bool) -> Outgoing {
+        Outgoing { stream, ended, started: false }
+    }
+
     /// Waits for room in the flow-control window and in h2's buffer.
     fn poll_capacity(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, CodecError>> {
+        if !self.started && want <= HEAD_START {
+            return Poll::Ready(Ok(want));
+        }
         self.stream.reserve_capacity(want);
         loop {
             let n = self.stream.capacity();
@@ -159,6 +172,7 @@ impl Outgoing {
         counts.wire_sent += data.len() as u64 + FRAME;
         counts.body_sent += data.len() as u64;
         self.ended |= end;
+        self.started = true;
         self.stream.send_data(data, end).map_err(|e| error(&e))
     }
 
