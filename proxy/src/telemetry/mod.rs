@@ -6,3 +6,4 @@ pub mod format;
 pub mod istio;
 pub mod node;
 pub mod stats;
+pub mod trace;

@@ -91,8 +91,10 @@ pub fn grpc_stats(ctx: &Ctx<'_>, m: grpc::FilterConfig) -> Result<GrpcStats> {
         None => false,
         Some(S::StatsForAllMethods(b)) => b.value,
         Some(S::IndividualMethodStatsAllowlist(_)) => {
-            return ctx
-                .bad("individual_method_stats_allowlist", "is not served; stats_for_all_methods is accepted");
+            return ctx.bad(
+                "individual_method_stats_allowlist",
+                "is not served; stats_for_all_methods is accepted",
+            );
         }
     };
     Ok(GrpcStats { emit_filter_state, enable_upstream_stats, stats_for_all_methods })

@@ -137,7 +137,8 @@ fn permission(ctx: &Ctx<'_>, m: pb::Permission) -> Result<Permission> {
             )?))
         }
         R::Matcher(m) => {
-            return ctx.bad("matcher", format!("'{}' is not served; the built-in rules are accepted", m.name));
+            return ctx
+                .bad("matcher", format!("'{}' is not served; the built-in rules are accepted", m.name));
         }
     })
 }

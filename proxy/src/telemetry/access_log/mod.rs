@@ -5,6 +5,7 @@
 mod filter;
 mod writer;
 
+pub(crate) use filter::request_id_number;
 pub use filter::{header_matches, matches};
 pub use writer::Files;
 

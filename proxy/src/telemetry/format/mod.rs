@@ -10,6 +10,7 @@ mod json;
 mod time;
 mod tls;
 
+pub(crate) use grpc::is_grpc;
 pub use grpc::{grpc_status, status_of_http};
 pub use json::write_json;
 pub use time::strftime;

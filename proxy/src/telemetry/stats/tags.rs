@@ -238,7 +238,11 @@ const DEFAULT_REGEXES: &[(&str, &str, &str)] = &[
     ("ssl_version", r"^<SIDE>\.ssl\.versions(\.(<TLS_VERSION>))$", ""),
     ("cipher_suite", r"^cluster\.<VALUE>\.ssl\.ciphers(\.(<CIPHER>))$", ""),
     ("http_conn_manager_prefix", r"^listener\..*?\.http\.((<VALUE>)\.)", ""),
-    ("worker_id", r"^(?:listener\.(?:<ADDRESS>|<VALUE>)\.|server\.|listener_manager\.)worker_((\d+)\.)", ""),
+    (
+        "worker_id",
+        r"^(?:listener\.(?:<ADDRESS>|<VALUE>)\.|server\.|listener_manager\.|thread_local_cluster_manager\.)worker_((\d+)\.)",
+        "",
+    ),
     ("listener_address", r"^listener\.((<ADDRESS>|<VALUE>)\.)", "admin"),
     ("rds_route_config", r"^http\.<VALUE>\.rds\.((<ROUTE_CONFIG>)\.)\w+?$", ""),
 ];
