@@ -4,7 +4,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// A proxy that takes the place of istio-proxy. Without a command it runs an Envoy v3 bootstrap, as `envoy -c FILE` does.
 #[derive(Debug, Parser)]
-#[command(name = "outrigger", disable_version_flag = true, subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "outrigger",
+    disable_version_flag = true,
+    subcommand_negates_reqs = true,
+    args_conflicts_with_subcommands = true
+)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -169,9 +174,30 @@ mod tests {
     #[test]
     fn envoys_command_line_is_understood() {
         let cli = Cli::try_parse_from([
-            "outrigger", "-c", "a.yaml", "--config-yaml", "x: y", "--mode", "validate", "--concurrency", "2", "-l", "debug",
-            "--component-log-level", "http:trace", "--base-id", "7", "--service-node", "n", "--service-cluster", "c",
-            "--file-flush-interval-msec", "50", "--drain-time-s", "5", "--disable-hot-restart",
+            "outrigger",
+            "-c",
+            "a.yaml",
+            "--config-yaml",
+            "x: y",
+            "--mode",
+            "validate",
+            "--concurrency",
+            "2",
+            "-l",
+            "debug",
+            "--component-log-level",
+            "http:trace",
+            "--base-id",
+            "7",
+            "--service-node",
+            "n",
+            "--service-cluster",
+            "c",
+            "--file-flush-interval-msec",
+            "50",
+            "--drain-time-s",
+            "5",
+            "--disable-hot-restart",
         ])
         .unwrap();
         assert_eq!(cli.run.mode, Mode::Validate);

@@ -13,6 +13,7 @@ pub mod listener;
 pub mod net;
 pub mod rbac;
 pub mod router;
+pub mod server;
 pub mod stream_info;
 pub mod telemetry;
 pub mod tls;

@@ -171,7 +171,10 @@ async fn serve_h1(
                 if last {
                     hcm.stats.downstream_cx_max_requests_reached.inc();
                 }
-                Exchange::new(&worker, &hcm, &conn, &mut down, &mut timer, head, meta, start).last(last).run().await
+                Exchange::new(&worker, &hcm, &conn, &mut down, &mut timer, head, meta, start)
+                    .last(last)
+                    .run()
+                    .await
             }
             Some(Ok(None)) => return Ended::Remote,
             Some(Err(CodecError::Closed | CodecError::Io(_))) => {
@@ -186,7 +189,9 @@ async fn serve_h1(
             None => {
                 hcm.stats.downstream_rq_header_timeout.inc();
                 let meta = refused_meta();
-                Exchange::new(&worker, &hcm, &conn, &mut down, &mut timer, head, meta, start).header_timeout().await
+                Exchange::new(&worker, &hcm, &conn, &mut down, &mut timer, head, meta, start)
+                    .header_timeout()
+                    .await
             }
         };
         match after {
@@ -335,7 +340,8 @@ async fn serve_h2(
                     }
                 }
                 served += 1;
-                if hcm.config.max_requests_per_connection.is_some_and(|m| served >= u64::from(m)) && !draining {
+                if hcm.config.max_requests_per_connection.is_some_and(|m| served >= u64::from(m)) && !draining
+                {
                     hcm.stats.downstream_cx_max_requests_reached.inc();
                     draining = true;
                     server.graceful_shutdown();
@@ -347,7 +353,9 @@ async fn serve_h2(
                     let h2::Accepted { head, meta, stream } = accepted;
                     let mut down = DownStream::H2(Box::new(stream));
                     let start = Instant::now();
-                    let _ = Exchange::new(&worker, &hcm, &conn, &mut down, &mut timer, head, meta, start).run().await;
+                    let _ = Exchange::new(&worker, &hcm, &conn, &mut down, &mut timer, head, meta, start)
+                        .run()
+                        .await;
                     active.set(active.get() - 1);
                 });
             }

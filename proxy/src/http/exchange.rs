@@ -189,11 +189,18 @@ impl<'c> Exchange<'c> {
         if target.is_empty() && !connect {
             return Some(LocalReply::new(404, "", "missing_path_rejected"));
         }
-        if !connect && target.first() != Some(&b'/') && !(target == b"*" && self.request.method() == b"OPTIONS") {
+        if !connect
+            && target.first() != Some(&b'/')
+            && !(target == b"*" && self.request.method() == b"OPTIONS")
+        {
             self.hcm.stats.downstream_rq_non_relative_path.inc();
             return Some(LocalReply::new(404, "", "absolute_path_rejected"));
         }
-        if !connect && (hcm.normalize_path || hcm.merge_slashes || hcm.escaped_slashes != crate::config::hcm::EscapedSlashes::Keep) {
+        if !connect
+            && (hcm.normalize_path
+                || hcm.merge_slashes
+                || hcm.escaped_slashes != crate::config::hcm::EscapedSlashes::Keep)
+        {
             match path::normalize(target, hcm.normalize_path, hcm.merge_slashes, hcm.escaped_slashes) {
                 Outcome::Same => {}
                 Outcome::Changed(p) => self.request.set(HeaderId::Path, &p),
@@ -228,7 +235,8 @@ impl<'c> Exchange<'c> {
         let Some(vhost) = host::find(&config, self.request.authority()) else { return };
         let random: u64 = self.worker.rng.borrow_mut().random();
         let found =
-            matching::find(vhost, &self.request, &self.info.conn, config.ignore_path_parameters, random).cloned();
+            matching::find(vhost, &self.request, &self.info.conn, config.ignore_path_parameters, random)
+                .cloned();
         self.info.virtual_host = Some(vhost.clone());
         let Some(route) = found else { return };
         if !route.name.is_empty() {
@@ -264,7 +272,9 @@ impl<'c> Exchange<'c> {
         if tls_wanted && self.request.get(HeaderId::XForwardedProto) != Some(b"https") {
             let location = [b"https://", self.request.authority(), self.request.path()].concat();
             self.hcm.stats.rq_redirect.inc();
-            return self.reply(LocalReply::new(301, "", "direct_response").header(HeaderId::Location, location)).await;
+            return self
+                .reply(LocalReply::new(301, "", "direct_response").header(HeaderId::Location, location))
+                .await;
         }
         match &m.route.action {
             Action::Forward(f) => {
@@ -299,7 +309,8 @@ impl<'c> Exchange<'c> {
                 self.reply_from_route(reply, &m).await
             }
             Action::NonForwarding => {
-                self.reply(LocalReply::new(404, "", "route_not_found").flags(ResponseFlags::NO_ROUTE_FOUND)).await
+                self.reply(LocalReply::new(404, "", "route_not_found").flags(ResponseFlags::NO_ROUTE_FOUND))
+                    .await
             }
         }
     }
@@ -347,8 +358,12 @@ impl<'c> Exchange<'c> {
     pub(super) fn run_response_filters(&mut self) {
         let hcm = self.hcm;
         for f in hcm.chain.filters.iter().rev() {
-            let mut ctx =
-                Ctx { worker: self.worker, info: &mut self.info, route: self.matched.as_ref(), state: &mut self.state };
+            let mut ctx = Ctx {
+                worker: self.worker,
+                info: &mut self.info,
+                route: self.matched.as_ref(),
+                state: &mut self.state,
+            };
             f.response_head(&self.request, &mut self.response, &mut ctx);
         }
     }
@@ -508,8 +523,12 @@ impl<'c> Exchange<'c> {
         let response = self.response_started.then_some(&self.response);
         let hcm = self.hcm;
         for f in &hcm.chain.filters {
-            let mut ctx =
-                Ctx { worker: self.worker, info: &mut self.info, route: self.matched.as_ref(), state: &mut self.state };
+            let mut ctx = Ctx {
+                worker: self.worker,
+                info: &mut self.info,
+                route: self.matched.as_ref(),
+                state: &mut self.state,
+            };
             f.complete(&self.request, response, self.trailers.as_ref(), &mut ctx);
         }
         hcm.log.log(&FormatContext {

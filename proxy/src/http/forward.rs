@@ -180,7 +180,11 @@ impl Exchange<'_> {
                         .or(plan.forward.metadata_match.as_deref()),
                     original_dst: Some(self.info.conn.local).filter(|_| self.info.conn.local_restored),
                     head: Some(&self.request),
-                    avoid: if plan.policy.as_ref().is_some_and(|p| p.avoid_previous_hosts) { &plan.tried } else { &[] },
+                    avoid: if plan.policy.as_ref().is_some_and(|p| p.avoid_previous_hosts) {
+                        &plan.tried
+                    } else {
+                        &[]
+                    },
                     attempts: plan.policy.as_ref().map_or(1, |p| p.host_selection_attempts),
                 };
                 plan.cluster.pick(&ctx)
@@ -195,7 +199,11 @@ impl Exchange<'_> {
             self.info.upstream.hostname = Some(host.hostname.clone()).filter(|h| !h.is_empty());
             self.info.upstream.host_metadata = host.metadata.clone();
             if matches!(plan.forward.host_rewrite, HostRewrite::Auto) {
-                auto_host(&mut self.request, self.info.upstream.hostname.as_deref(), plan.forward.append_x_forwarded_host);
+                auto_host(
+                    &mut self.request,
+                    self.info.upstream.hostname.as_deref(),
+                    plan.forward.append_x_forwarded_host,
+                );
             }
             let attempt = self.attempt(plan, &host).await;
             plan.tried.push(host.clone());
@@ -421,15 +429,20 @@ impl Exchange<'_> {
     }
 
     /// A response head has come: retry, or relay it.
-    async fn on_head(&mut self, plan: &mut Plan<'_>, host: &Arc<Host>, lease: Lease, meta: ResponseMeta) -> Attempt {
+    async fn on_head(
+        &mut self,
+        plan: &mut Plan<'_>,
+        host: &Arc<Host>,
+        lease: Lease,
+        meta: ResponseMeta,
+    ) -> Attempt {
         let now = Instant::now();
         self.last_activity = now;
         self.info.times.upstream_rx_begin = Some(self.info.elapsed(now));
         plan.cluster.report(host, Outcome::Status(meta.status));
         if let Some(retry) = &mut plan.retry {
-            let unix = std::time::SystemTime::now()
-                .duration_since(std::time::UNIX_EPOCH)
-                .map_or(0, |d| d.as_secs());
+            let unix =
+                std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
             let verdict = retry.on_response(&self.response, unix, &mut self.worker.rng.borrow_mut());
             match self.allow(plan, verdict) {
                 Some(wait) => {
@@ -491,13 +504,18 @@ impl Exchange<'_> {
         }
         let retried = if self.info.attempt_count > 1 { "retried and the latest " } else { "" };
         let transport = self.info.upstream.transport_failure.clone();
-        let failure = transport.as_deref().map(|t| format!(", transport failure reason: {t}")).unwrap_or_default();
+        let failure =
+            transport.as_deref().map(|t| format!(", transport failure reason: {t}")).unwrap_or_default();
         let body = format!(
             "upstream connect error or disconnect/reset before headers. {retried}reset reason: {}{failure}",
             reason.as_str()
         );
         let details = match transport {
-            Some(t) => format!("upstream_reset_before_response_started{{{}|{}}}", reason.details(), t.replace(' ', "_")),
+            Some(t) => format!(
+                "upstream_reset_before_response_started{{{}|{}}}",
+                reason.details(),
+                t.replace(' ', "_")
+            ),
             None => format!("upstream_reset_before_response_started{{{}}}", reason.details()),
         };
         let status = if reason == ResetReason::ProtocolError { 502 } else { 503 };
@@ -554,8 +572,12 @@ impl Exchange<'_> {
             Limit::MaxStream => {
                 stats.traffic.upstream_rq_max_duration_reached.inc();
                 self.hcm.stats.downstream_rq_max_duration_reached.inc();
-                LocalReply::new(408, "upstream max stream duration reached", "upstream_max_stream_duration_reached")
-                    .flags(ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED)
+                LocalReply::new(
+                    408,
+                    "upstream max stream duration reached",
+                    "upstream_max_stream_duration_reached",
+                )
+                .flags(ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED)
             }
             Limit::Idle => {
                 self.hcm.stats.downstream_rq_idle_timeout.inc();
@@ -582,7 +604,12 @@ impl Exchange<'_> {
     }
 
     /// Sends the accepted response downstream, and what is left of the request upstream.
-    async fn relay_response(&mut self, plan: &mut Plan<'_>, mut lease: Lease, meta: ResponseMeta) -> Result<(), Broken> {
+    async fn relay_response(
+        &mut self,
+        plan: &mut Plan<'_>,
+        mut lease: Lease,
+        meta: ResponseMeta,
+    ) -> Result<(), Broken> {
         let router = &self.hcm.chain.router;
         let canary = self.response.get(HeaderId::XEnvoyUpstreamCanary) == Some(b"true");
         plan.cluster
@@ -670,7 +697,10 @@ impl Exchange<'_> {
                     }
                     Limit::MaxStream => {
                         stats.traffic.upstream_rq_max_duration_reached.inc();
-                        (ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED, "upstream_max_stream_duration_reached")
+                        (
+                            ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED,
+                            "upstream_max_stream_duration_reached",
+                        )
                     }
                     Limit::Idle | Limit::PerTry | Limit::PerTryIdle => {
                         self.hcm.stats.downstream_rq_idle_timeout.inc();

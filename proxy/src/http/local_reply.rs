@@ -30,7 +30,11 @@ pub struct LocalReply {
 
 impl LocalReply {
     /// A reply with a text body.
-    pub fn new(status: u16, body: impl Into<Cow<'static, str>>, details: impl Into<Cow<'static, str>>) -> LocalReply {
+    pub fn new(
+        status: u16,
+        body: impl Into<Cow<'static, str>>,
+        details: impl Into<Cow<'static, str>>,
+    ) -> LocalReply {
         let body = match body.into() {
             Cow::Borrowed(b) => Cow::Borrowed(b.as_bytes()),
             Cow::Owned(b) => Cow::Owned(b.into_bytes()),

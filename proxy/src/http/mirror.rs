@@ -110,7 +110,9 @@ async fn run(worker: Rc<Worker>, name: Arc<str>, head: Head, body: Vec<u8>, down
                 Err(_) => return,
             }
         };
-        cluster.stats().response_code(status.status, crate::upstream::Origin { internal: true, canary: false });
+        cluster
+            .stats()
+            .response_code(status.status, crate::upstream::Origin { internal: true, canary: false });
         let done = poll_fn(|cx| {
             loop {
                 let n = up.data().len();

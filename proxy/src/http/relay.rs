@@ -108,7 +108,12 @@ impl Upload {
             // What an earlier try has used, or what this one could not write yet.
             if let Some(kept) = &self.kept {
                 while self.replayed < kept.len() {
-                    let n = ready!(up.poll_send_data(cx, &kept[self.replayed..], self.received && self.trailers.is_none())).map_err(Side::Up)?;
+                    let n = ready!(up.poll_send_data(
+                        cx,
+                        &kept[self.replayed..],
+                        self.received && self.trailers.is_none()
+                    ))
+                    .map_err(Side::Up)?;
                     self.replayed += n;
                     *moved = true;
                 }
@@ -119,7 +124,8 @@ impl Upload {
                 }
             }
             while !self.pending.is_empty() {
-                ready!(up.poll_send_bytes(cx, &mut self.pending, self.received && self.trailers.is_none())).map_err(Side::Up)?;
+                ready!(up.poll_send_bytes(cx, &mut self.pending, self.received && self.trailers.is_none()))
+                    .map_err(Side::Up)?;
                 *moved = true;
             }
             if self.received {
@@ -218,7 +224,8 @@ impl Download {
     ) -> Poll<Result<(), Side>> {
         loop {
             while !self.pending.is_empty() {
-                ready!(down.poll_send_bytes(cx, &mut self.pending, self.ended && trailers.is_none())).map_err(Side::Down)?;
+                ready!(down.poll_send_bytes(cx, &mut self.pending, self.ended && trailers.is_none()))
+                    .map_err(Side::Down)?;
                 *moved = true;
             }
             if self.ended {

@@ -89,7 +89,9 @@ pub fn hop_by_hop(head: &mut Head, upgrade: bool) {
     head.remove(HeaderId::ProxyConnection);
     head.remove(HeaderId::TransferEncoding);
     if head.get(HeaderId::Te).is_some_and(|te| {
-        !te.split(|b| *b == b',').any(|t| t.split(|b| *b == b';').next().unwrap_or_default().trim_ascii().eq_ignore_ascii_case(b"trailers"))
+        !te.split(|b| *b == b',').any(|t| {
+            t.split(|b| *b == b';').next().unwrap_or_default().trim_ascii().eq_ignore_ascii_case(b"trailers")
+        })
     }) {
         head.remove(HeaderId::Te);
     } else if head.contains(HeaderId::Te) {
@@ -191,7 +193,8 @@ pub fn host(hcm: &Hcm, head: &mut Head, local_port: u16) {
         }
     }
     if let Some(i) = port_start(&authority) {
-        let matching = std::str::from_utf8(&authority[i + 1..]).ok().and_then(|p| p.parse().ok()) == Some(local_port);
+        let matching =
+            std::str::from_utf8(&authority[i + 1..]).ok().and_then(|p| p.parse().ok()) == Some(local_port);
         match hcm.strip_port {
             StripPort::Any => authority.truncate(i),
             StripPort::Matching if matching => authority.truncate(i),

@@ -64,7 +64,10 @@ mod tests {
         for ms in [100u64, 50, 400] {
             t.rearm();
             let deadline = Instant::now() + Duration::from_millis(ms);
-            std::future::poll_fn(|cx| if t.poll_reached(cx, deadline) { Poll::Ready(()) } else { Poll::Pending }).await;
+            std::future::poll_fn(
+                |cx| if t.poll_reached(cx, deadline) { Poll::Ready(()) } else { Poll::Pending },
+            )
+            .await;
             assert!(Instant::now() >= deadline);
         }
         assert!(start.elapsed() >= Duration::from_millis(550));

@@ -31,7 +31,8 @@ pub fn decide<'a>(rules: &'a RbacRules, head: Option<&Head>, info: &StreamInfo) 
 }
 
 fn policy_matches(p: &RbacPolicy, head: Option<&Head>, info: &StreamInfo) -> bool {
-    p.permissions.iter().any(|x| permission(x, head, info)) && p.principals.iter().any(|x| principal(x, head, info))
+    p.permissions.iter().any(|x| permission(x, head, info))
+        && p.principals.iter().any(|x| principal(x, head, info))
 }
 
 fn permission(p: &Permission, head: Option<&Head>, info: &StreamInfo) -> bool {
@@ -47,7 +48,9 @@ fn permission(p: &Permission, head: Option<&Head>, info: &StreamInfo) -> bool {
             .is_some_and(|path| r.is_match(path)),
         Permission::DestinationIp(c) => c.contains(info.conn.local.ip()),
         Permission::DestinationPort(port) => info.conn.local.port() == *port,
-        Permission::DestinationPortRange(start, end) => (*start..*end).contains(&u32::from(info.conn.local.port())),
+        Permission::DestinationPortRange(start, end) => {
+            (*start..*end).contains(&u32::from(info.conn.local.port()))
+        }
         Permission::ServerName(m) => m.matches(info.conn.sni.as_deref().unwrap_or_default().as_bytes()),
         Permission::Metadata(m) => metadata(m, info),
     }

@@ -55,7 +55,8 @@ impl HttpRbac {
                 self.stats.not_logged.inc();
             }
             let metadata = ctx.info.metadata.get_or_insert_default();
-            metadata.insert("envoy.common".into(), serde_json::json!({ "access_log_hint": d.policy.is_some() }));
+            metadata
+                .insert("envoy.common".into(), serde_json::json!({ "access_log_hint": d.policy.is_some() }));
             return Flow::Continue;
         }
         record(ctx.info, NAMESPACE, &config.rules_stat_prefix, d.allowed, d.policy, false);

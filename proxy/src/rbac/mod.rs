@@ -29,7 +29,14 @@ crate::stats_struct! {
 }
 
 /// Dynamic metadata of a decision: Envoy's `envoy.filters.http.rbac` keys.
-fn record(info: &mut crate::stream_info::StreamInfo, namespace: &str, prefix: &str, allowed: bool, policy: Option<&str>, shadow: bool) {
+fn record(
+    info: &mut crate::stream_info::StreamInfo,
+    namespace: &str,
+    prefix: &str,
+    allowed: bool,
+    policy: Option<&str>,
+    shadow: bool,
+) {
     use serde_json::Value;
     let metadata = info.metadata.get_or_insert_default();
     let entry = metadata.entry(namespace).or_insert_with(|| Value::Object(serde_json::Map::new()));

@@ -86,4 +86,3 @@ fn header(
     let first = xxh64(it.next()?, 0);
     Some(it.fold(first, |h, v| xxh64(v, h)))
 }
-

@@ -51,9 +51,9 @@ fn matches(m: &RouteMatch, head: &Head, parts: PathParts<'_>, conn: &ConnInfo, r
         && (!m.grpc || is_grpc(head))
         && m.headers.iter().all(|h| header_matches(h, head))
         && (m.query.is_empty() || query_matches(&m.query, parts.query))
-        && m.cookies.iter().all(|(name, matcher, invert)| {
-            cookie(head, name).is_some_and(|v| matcher.matches(v)) != *invert
-        })
+        && m.cookies
+            .iter()
+            .all(|(name, matcher, invert)| cookie(head, name).is_some_and(|v| matcher.matches(v)) != *invert)
         && m.tls_presented
             .is_none_or(|want| conn.tls.as_ref().is_some_and(|t| !t.peer_chain.is_empty()) == want)
         && m.tls_validated.is_none_or(|want| conn.tls.as_ref().is_some_and(|t| t.peer_validated) == want)

@@ -4,8 +4,10 @@
 use std::cell::RefCell;
 
 use crate::config::format::Part;
-use crate::config::route::{AppendAction, HeaderAdd, HeaderMutations, RouteConfig, VirtualHost, WeightedCluster};
 use crate::config::route::Route;
+use crate::config::route::{
+    AppendAction, HeaderAdd, HeaderMutations, RouteConfig, VirtualHost, WeightedCluster,
+};
 use crate::head::{Head, HeaderName};
 use crate::stream_info::StreamInfo;
 use crate::telemetry::format::{self, FormatContext};

@@ -62,11 +62,13 @@ impl RetryState {
                 codes.extend(v.split(',').filter_map(|c| c.trim().parse::<u16>().ok()));
             }
             if let Some(v) = head.get_str(HeaderId::XEnvoyRetriableHeaderNames) {
-                headers.extend(v.split(',').map(str::trim).filter(|n| !n.is_empty()).map(|n| HeaderMatcher {
-                    name: HeaderName::new(n),
-                    kind: HeaderMatch::Present(true),
-                    invert: false,
-                    treat_missing_as_empty: false,
+                headers.extend(v.split(',').map(str::trim).filter(|n| !n.is_empty()).map(|n| {
+                    HeaderMatcher {
+                        name: HeaderName::new(n),
+                        kind: HeaderMatch::Present(true),
+                        invert: false,
+                        treat_missing_as_empty: false,
+                    }
                 }));
             }
             if let Some(n) = head.get_str(HeaderId::XEnvoyMaxRetries).and_then(|v| v.parse().ok()) {
@@ -122,7 +124,9 @@ impl RetryState {
             R::LocalConnectionFailure | R::RemoteConnectionFailure | R::ConnectionTimeout => {
                 any_reset || before_request || self.on.has(RetryOn::CONNECT_FAILURE)
             }
-            R::RemoteRefusedStreamReset => any_reset || before_request || self.on.has(RetryOn::REFUSED_STREAM),
+            R::RemoteRefusedStreamReset => {
+                any_reset || before_request || self.on.has(RetryOn::REFUSED_STREAM)
+            }
             R::ConnectionTermination
             | R::RemoteReset
             | R::ProtocolError

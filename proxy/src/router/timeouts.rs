@@ -66,7 +66,10 @@ pub fn evaluate(
     if !suppress_envoy_headers {
         let tell = t.per_try.filter(|_| !forward.hedge_on_per_try_timeout).or(t.global);
         if let Some(d) = tell {
-            head.set(HeaderId::XEnvoyExpectedRqTimeoutMs, itoa::Buffer::new().format(d.as_millis()).as_bytes());
+            head.set(
+                HeaderId::XEnvoyExpectedRqTimeoutMs,
+                itoa::Buffer::new().format(d.as_millis()).as_bytes(),
+            );
         }
     }
     t

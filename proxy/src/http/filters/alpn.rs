@@ -15,9 +15,7 @@ pub struct Alpn {
 
 impl Alpn {
     pub(super) fn new(config: &[AlpnOverride]) -> Alpn {
-        let of = |p| {
-            config.iter().find(|o| o.upstream_protocol == p).map(|o| Arc::from(o.alpn.as_slice()))
-        };
+        let of = |p| config.iter().find(|o| o.upstream_protocol == p).map(|o| Arc::from(o.alpn.as_slice()));
         Alpn { offers: [of(Protocol::Http10), of(Protocol::Http11), of(Protocol::Http2)] }
     }
 

@@ -36,7 +36,9 @@ impl Cors {
     }
 
     pub(super) fn request_head(&self, name: &str, head: &Head, ctx: &mut Ctx<'_>) -> Flow {
-        let Some(origin) = head.get(HeaderId::Origin).filter(|o| !o.is_empty()) else { return Flow::Continue };
+        let Some(origin) = head.get(HeaderId::Origin).filter(|o| !o.is_empty()) else {
+            return Flow::Continue;
+        };
         let policy = match ctx.override_for(name) {
             Some(FilterOverride::Cors(p)) => p.clone(),
             _ => return Flow::Continue,
@@ -47,8 +49,8 @@ impl Cors {
             return Flow::Continue;
         }
         let allowed = policy.allow_origin.iter().any(|m| m.matches(origin));
-        let preflight =
-            head.method() == b"OPTIONS" && head.get(HeaderId::AccessControlRequestMethod).is_some_and(|m| !m.is_empty());
+        let preflight = head.method() == b"OPTIONS"
+            && head.get(HeaderId::AccessControlRequestMethod).is_some_and(|m| !m.is_empty());
         if allowed {
             self.stats.origin_valid.inc();
         } else {

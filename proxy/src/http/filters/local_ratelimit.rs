@@ -61,14 +61,21 @@ fn bucket(config: &Arc<Config>, now: Instant) -> Arc<Mutex<Bucket>> {
 impl LocalRateLimit {
     pub(super) fn new(config: &Arc<Config>, stats: &Stats) -> LocalRateLimit {
         let prefix = format!("{}.http_local_rate_limit.", config.stat_prefix);
-        LocalRateLimit { config: config.clone(), stats: LimitStats::new(stats, &prefix), registry: stats.clone() }
+        LocalRateLimit {
+            config: config.clone(),
+            stats: LimitStats::new(stats, &prefix),
+            registry: stats.clone(),
+        }
     }
 
     pub(super) fn request_head(&self, name: &str, head: &mut Head, ctx: &mut Ctx<'_>) -> Flow {
         let (config, own);
         match ctx.override_for(name) {
             Some(FilterOverride::LocalRateLimit(c)) => {
-                own = Some(LimitStats::new(&self.registry, &format!("{}.http_local_rate_limit.", c.stat_prefix)));
+                own = Some(LimitStats::new(
+                    &self.registry,
+                    &format!("{}.http_local_rate_limit.", c.stat_prefix),
+                ));
                 config = c.clone();
             }
             _ => {
@@ -112,7 +119,8 @@ impl Bucket {
         let fills = now.saturating_duration_since(self.filled).as_nanos() / interval;
         if fills > 0 {
             let gained = fills.saturating_mul(u128::from(config.tokens_per_fill));
-            self.tokens = u128::from(self.tokens).saturating_add(gained).min(u128::from(config.max_tokens)) as u32;
+            self.tokens =
+                u128::from(self.tokens).saturating_add(gained).min(u128::from(config.max_tokens)) as u32;
             self.filled += config.fill_interval.saturating_mul(fills.min(u128::from(u32::MAX)) as u32);
         }
         match self.tokens.checked_sub(1) {

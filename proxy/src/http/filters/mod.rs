@@ -181,10 +181,21 @@ impl Filter {
     }
 
     /// The stream is over: what is counted or released at its end.
-    pub fn complete(&self, request: &Head, response: Option<&Head>, trailers: Option<&Head>, ctx: &mut Ctx<'_>) {
+    pub fn complete(
+        &self,
+        request: &Head,
+        response: Option<&Head>,
+        trailers: Option<&Head>,
+        ctx: &mut Ctx<'_>,
+    ) {
         match &self.kind {
             Kind::IstioStats(f) => {
-                let c = FormatContext { response, trailers, log_type: LogType::DownstreamEnd, ..FormatContext::new(Some(request), ctx.info) };
+                let c = FormatContext {
+                    response,
+                    trailers,
+                    log_type: LogType::DownstreamEnd,
+                    ..FormatContext::new(Some(request), ctx.info)
+                };
                 let grpc = crate::router::matching::is_grpc(request);
                 f.request(&c, grpc);
                 if ctx.state.grpc.on {
@@ -235,14 +246,14 @@ fn build(
         HttpFilterConfig::Cors => Kind::Cors(cors::Cors::new(&hcm.stat_prefix, &worker.stats)),
         HttpFilterConfig::Fault(c) => Kind::Fault(fault::Fault::new(c, &hcm.stat_prefix, &worker.stats)),
         HttpFilterConfig::GrpcStats(c) => Kind::GrpcStats(grpc_stats::GrpcStats::new(c)),
-        HttpFilterConfig::PeerMetadata(c) => {
-            Kind::PeerMetadata(peer_metadata::PeerMetadata::new(c, worker))
-        }
+        HttpFilterConfig::PeerMetadata(c) => Kind::PeerMetadata(peer_metadata::PeerMetadata::new(c, worker)),
         HttpFilterConfig::IstioStats(c) => {
             Kind::IstioStats(crate::telemetry::istio::metrics::IstioMetrics::new(c, direction, &worker.stats))
         }
         HttpFilterConfig::IstioAlpn(c) => Kind::Alpn(alpn::Alpn::new(c)),
-        HttpFilterConfig::Rbac(c) => Kind::Rbac(crate::rbac::HttpRbac::new(c, &hcm.stat_prefix, &worker.stats)),
+        HttpFilterConfig::Rbac(c) => {
+            Kind::Rbac(crate::rbac::HttpRbac::new(c, &hcm.stat_prefix, &worker.stats))
+        }
         HttpFilterConfig::HeaderMutation(c) => Kind::HeaderMutation(header_mutation::HeaderMutation::new(c)),
         HttpFilterConfig::HealthCheck(c) => Kind::HealthCheck(health_check::HealthCheck::new(c)),
         HttpFilterConfig::LocalRateLimit(c) => {

@@ -82,7 +82,8 @@ impl PeerMetadata {
 
     /// `skip_external_clusters`: services outside the mesh get no metadata.
     fn skips(&self, methods: &[PeerMethod], ctx: &Ctx<'_>) -> bool {
-        let wanted = methods.iter().any(|m| matches!(m, PeerMethod::IstioHeaders { skip_external_clusters: true }));
+        let wanted =
+            methods.iter().any(|m| matches!(m, PeerMethod::IstioHeaders { skip_external_clusters: true }));
         if !wanted {
             return false;
         }

@@ -1,0 +1,131 @@
+//! A proxy from its bootstrap: what `outrigger -c FILE` runs, and what the agent and the demo run inside their process.
+//!
+//! `Server::start` builds what workers share, fills the store with the static resources, starts discovery, the workers and
+//! the admin server. One control runtime carries all that is not traffic.
+
+mod logging;
+
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use crate::config::load::Loaded;
+use crate::config::snapshot::Store;
+use crate::listener::{self, Draining};
+use crate::telemetry::access_log::Files;
+use crate::telemetry::stats::Stats;
+use crate::upstream::ClusterManager;
+use crate::worker::{self, Shared, StartError, Workers};
+
+pub use logging::{COMPONENTS, LogControl, LogError, start as start_logging};
+
+/// What the command line says beside the bootstrap.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Worker threads.
+    pub concurrency: usize,
+    /// How long a line of an access log may wait.
+    pub flush_interval: Duration,
+    /// How long draining takes.
+    pub drain_time: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            concurrency: std::thread::available_parallelism().map_or(1, usize::from),
+            flush_interval: Duration::from_secs(10),
+            drain_time: Duration::from_secs(600),
+        }
+    }
+}
+
+/// Why a proxy did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("outlier detection event log {path}: {source}")]
+    EventLog { path: String, source: std::io::Error },
+}
+
+/// A running proxy.
+#[derive(Debug)]
+pub struct Server {
+    pub shared: Arc<Shared>,
+    workers: Workers,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Server {
+    /// Starts a proxy. `control` is the runtime for everything but traffic.
+    ///
+    /// # Errors
+    /// A listener that cannot be bound, or a file that cannot be written.
+    pub fn start(loaded: Loaded, options: &Options, control: &Handle) -> Result<Server, ServerError> {
+        let Loaded { bootstrap, env: _, needs: _, raw: _ } = loaded;
+        let stats = Stats::new(bootstrap.stats.matcher, bootstrap.stats.buckets);
+        let store = Arc::new(Store::default());
+        store.update(|s| {
+            s.listeners = Arc::new(bootstrap.listeners.iter().map(|l| (l.name.clone(), l.clone())).collect());
+            s.clusters = Arc::new(bootstrap.clusters.iter().map(|c| (c.name.clone(), c.clone())).collect());
+            s.secrets = Arc::new(bootstrap.secrets.into_iter().collect());
+        });
+        crate::telemetry::node::set(bootstrap.node.clone());
+        let event_log = bootstrap.outlier_event_log.as_deref().map(Path::new);
+        let clusters = ClusterManager::new(store.clone(), stats.clone(), control.clone(), event_log)
+            .map_err(|source| ServerError::EventLog {
+                path: event_log.map(|p| p.display().to_string()).unwrap_or_default(),
+                source,
+            })?;
+        let listeners = listener::Shared::new(
+            store.clone(),
+            stats.clone(),
+            options.drain_time,
+            bootstrap.max_downstream_connections,
+        );
+        let shared = Arc::new(Shared {
+            store,
+            logs: Files::new(options.flush_interval, &stats),
+            stats,
+            clusters,
+            listeners,
+            health_failed: AtomicBool::new(false),
+            local_ip: local_ip(),
+            node: bootstrap.node,
+        });
+        let tasks = vec![control.spawn(shared.clusters.clone().run())];
+        let workers = worker::spawn(&shared, options.concurrency)?;
+        Ok(Server { shared, workers, tasks })
+    }
+
+    /// Asks clients to go: responses say `connection: close`, idle connections end. With `stop_accepting` the sockets close.
+    pub fn drain(&self, to: Draining) {
+        self.shared.listeners.drain(to);
+    }
+
+    /// Ends the workers and writes out what is buffered.
+    pub fn stop(self) {
+        self.workers.stop();
+        for t in self.tasks {
+            t.abort();
+        }
+        self.shared.logs.sync();
+    }
+}
+
+/// The address by which this machine would reach others: Envoy's local address. A UDP socket that sends nothing tells.
+fn local_ip() -> IpAddr {
+    let probe = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|s| {
+        s.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+        s.local_addr()
+    });
+    match probe {
+        Ok(a) if !a.ip().is_unspecified() => a.ip(),
+        _ => Ipv4Addr::LOCALHOST.into(),
+    }
+}
