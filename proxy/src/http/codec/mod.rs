@@ -20,6 +20,9 @@ pub use up::UpStream;
 
 use crate::config::hcm::Protocol;
 
+/// Largest response head, KiB, where `max_response_headers_kb` is not set: what Envoy 1.40 lets through.
+pub const DEFAULT_RESPONSE_HEADERS_KB: u32 = 80;
+
 /// What `poll_body` found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyEvent {

@@ -293,8 +293,12 @@ impl Body {
         }
         if end > 2 {
             lines::check_characters(&filled[..end])?;
-            let bytes =
-                parse::append_fields(&filled[..end], &mut self.trailers, options.max_headers_count, true)?;
+            let bytes = parse::append_fields(
+                &filled[..end],
+                &mut self.trailers,
+                options.max_headers_count,
+                parse::Block::Trailers,
+            )?;
             if options.http1.enable_trailers {
                 counts.header_received += bytes;
             }

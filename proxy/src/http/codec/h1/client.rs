@@ -138,7 +138,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ClientConn<T> {
             }
             if self.eof {
                 self.keep_alive = false;
-                return Poll::Ready(Err(CodecError::Closed));
+                // Envoy: half a head is a broken protocol, none at all a connection that ended.
+                let cut = if self.buffer.is_empty() { CodecError::Closed } else { Http1Error::Syntax.into() };
+                return Poll::Ready(Err(cut));
             }
         }
     }
@@ -177,10 +179,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ClientConn<T> {
     /// A verdict on the framing, `Closed` before the body's end, or what the socket says.
     pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<BodyEvent, CodecError>> {
         let polled = self.body.poll(cx, &mut self.io, &mut self.buffer, &self.options, &mut self.counts);
-        if let Poll::Ready(Err(_)) = polled {
-            self.keep_alive = false;
+        match polled {
+            Poll::Ready(Err(e)) => {
+                self.keep_alive = false;
+                // A body cut short is a protocol error to Envoy too.
+                Poll::Ready(Err(if e == CodecError::Closed { Http1Error::Syntax.into() } else { e }))
+            }
+            other => other,
         }
-        polled
     }
 
     /// Body bytes not yet consumed.

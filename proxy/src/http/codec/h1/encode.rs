@@ -83,6 +83,7 @@ pub(super) fn reason(status: u16) -> &'static str {
         508 => "Loop Detected",
         510 => "Not Extended",
         511 => "Network Authentication Required",
+        599 => "Last Unassigned Server Error Code",
         _ => "Unknown",
     }
 }
@@ -103,20 +104,22 @@ pub(super) fn response(
     out.extend_from_slice(reason(status).as_bytes());
     out.extend_from_slice(b"\r\n");
     let start = out.len();
-    let length = fields(out, head, options);
+    let until_close = message.http10 && !message.end && !head.contains(HeaderId::ContentLength);
+    let length = fields(out, head, options, until_close);
+    if until_close {
+        out.extend_from_slice(field_line(options, b"connection: close\r\n", b"Connection: close\r\n"));
+    }
     let bodiless = (100..200).contains(&status) || status == 204 || status == 304;
     let framing = if message.tunnel {
         Framing::UntilClose
     } else if message.to_head || bodiless {
-        // A HEAD's response keeps the length that it would have had; without one it says nothing.
-        if message.to_head && length.is_none() && !message.end && !message.http10 && !bodiless {
+        // Without a length, a response to HEAD says what the one to GET would.
+        if message.to_head && length.is_none() && !message.http10 && !bodiless {
             out.extend_from_slice(field_line(
                 options,
                 b"transfer-encoding: chunked\r\n",
                 b"Transfer-Encoding: chunked\r\n",
             ));
-        } else if message.end && status == 304 && length.is_none() && !message.to_head {
-            out.extend_from_slice(field_line(options, b"content-length: 0\r\n", b"Content-Length: 0\r\n"));
         }
         Framing::None
     } else {
@@ -149,7 +152,7 @@ pub(super) fn request(
     }
     out.extend_from_slice(b" HTTP/1.1\r\n");
     let start = out.len();
-    let length = fields(out, head, options);
+    let length = fields(out, head, options, false);
     let framing = if message.tunnel {
         Framing::UntilClose
     } else {
@@ -164,7 +167,7 @@ pub(super) fn request(
 /// Encodes trailers behind the last chunk's size line.
 pub(super) fn trailers(out: &mut Vec<u8>, head: &Head, options: &Options, counts: &mut Counts) {
     let start = out.len();
-    fields(out, head, options);
+    fields(out, head, options, false);
     finish(out, start, counts);
 }
 
@@ -210,14 +213,15 @@ fn declare(
 }
 
 /// Writes the fields, `:authority` as `host`, without other pseudo-headers and without transfer-encoding, which is ours to
-/// say. Returns the content length among them.
-fn fields(out: &mut Vec<u8>, head: &Head, options: &Options) -> Option<u64> {
+/// say, as `connection` is where we have to close. Returns the content length among them.
+fn fields(out: &mut Vec<u8>, head: &Head, options: &Options, drop_connection: bool) -> Option<u64> {
     let mut length = None;
     let case = options.http1.header_case;
     for (id, name, value) in head.iter() {
         let name = match id {
             HeaderId::Authority => b"host",
             HeaderId::TransferEncoding => continue,
+            HeaderId::Connection if drop_connection => continue,
             _ if id.is_pseudo() => continue,
             HeaderId::ContentLength => {
                 length = std::str::from_utf8(value).ok().and_then(|v| v.parse().ok());

@@ -165,12 +165,20 @@ const JOINED: u128 = {
     bits
 };
 
-/// Appends the fields of a block to `head`; `Host` becomes `:authority`.
+/// Where a block of fields stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Block {
+    Request,
+    Response,
+    Trailers,
+}
+
+/// Appends the fields of a block to `head`; a request's `Host` becomes `:authority`.
 pub(super) fn append_fields(
     block: &[u8],
     head: &mut Head,
     max_count: u32,
-    trailers: bool,
+    kind: Block,
 ) -> Result<u64, Http1Error> {
     let mut scratch = Vec::new();
     let (mut count, mut bytes, mut seen) = (0u32, 0u64, 0u128);
@@ -179,10 +187,14 @@ pub(super) fn append_fields(
         // What Envoy's meter adds for a field: its bytes, a colon and a line end.
         bytes += (name.len() + value.len() + 3) as u64;
         if count > max_count {
-            return Err(if trailers { Http1Error::TooManyTrailers } else { Http1Error::TooManyHeaders });
+            return Err(if kind == Block::Trailers {
+                Http1Error::TooManyTrailers
+            } else {
+                Http1Error::TooManyHeaders
+            });
         }
         let id = HeaderId::lookup(name);
-        let id = if id == HeaderId::Host && !trailers { HeaderId::Authority } else { id };
+        let id = if id == HeaderId::Host && kind == Block::Request { HeaderId::Authority } else { id };
         if id == HeaderId::Other {
             head.append(name, value);
             return Ok(());
@@ -229,7 +241,7 @@ pub fn request(
     }
     head.append_id(HeaderId::Method, method);
     head.append_id(HeaderId::Path, target);
-    let header_bytes = append_fields(block, head, max_count, false)?;
+    let header_bytes = append_fields(block, head, max_count, Block::Request)?;
     Ok(Parsed { version, header_bytes })
 }
 
@@ -251,6 +263,6 @@ pub fn response(bytes: &[u8], max_count: u32, head: &mut Head) -> Result<Parsed,
         return Err(Http1Error::Syntax);
     }
     head.append_id(HeaderId::Status, status);
-    let header_bytes = append_fields(block, head, max_count, false)?;
+    let header_bytes = append_fields(block, head, max_count, Block::Response)?;
     Ok(Parsed { version, header_bytes })
 }

@@ -106,9 +106,6 @@ pub(super) fn request(
         if !options.http1.accept_http_10 {
             return Err(Http1Error::LowVersion);
         }
-        if declared == Framing::Chunked {
-            return Err(Http1Error::TransferEncodingNotAllowed);
-        }
         if head.authority().is_empty()
             && let Some(host) = &options.http1.default_host_for_http_10
         {
@@ -144,22 +141,35 @@ pub(super) fn response(
     let status = head.status().unwrap_or_default();
     let declared_framing = declared(head, options, false)?;
     let declares = declared_framing != Framing::None;
-    if status == 101 && !asked.upgrade {
-        return Err(Http1Error::Syntax);
+    if status < 200 || status == 204 {
+        no_body_declared(head, declared_framing)?;
     }
     let informational = (100..200).contains(&status) && status != 101;
-    let framing = if status == 101 || (asked.connect && (200..300).contains(&status)) {
+    let switched = status == 101 && asked.upgrade;
+    let framing = if switched || (asked.connect && (200..300).contains(&status)) {
         Framing::UntilClose
-    } else if informational || asked.head || status == 204 || status == 304 {
+    } else if status < 200 || asked.head || status == 204 || status == 304 {
         Framing::None
     } else if declares {
         declared_framing
     } else {
         Framing::UntilClose
     };
-    let keep = keep_alive(head, version) && framing != Framing::UntilClose;
+    let keep = keep_alive(head, version) && framing != Framing::UntilClose && status != 101;
     let end = matches!(framing, Framing::None | Framing::Length(0)) && !informational;
     Ok((ResponseMeta { status, end, informational }, framing, keep))
+}
+
+/// For 1xx and 204, which have no body: a length of zero is removed, anything else is an error.
+fn no_body_declared(head: &mut Head, declared: Framing) -> Result<(), Http1Error> {
+    match declared {
+        Framing::Chunked => Err(Http1Error::TransferEncodingNotAllowed),
+        Framing::Length(1..) => Err(Http1Error::ContentLengthNotAllowed),
+        Framing::Length(0) | Framing::None | Framing::UntilClose => {
+            head.remove(HeaderId::ContentLength);
+            Ok(())
+        }
+    }
 }
 
 /// Envoy does not take up h2c; the request goes on as HTTP/1.1 without the offer.
