@@ -222,7 +222,7 @@ async fn dial_tcp(address: &str) -> io::Result<TcpStream> {
 }
 
 /// An error with its causes: tonic's own text is only "transport error".
-fn causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let mut parts = vec![error.to_string()];
     let mut source = error.source();
     while let Some(cause) = source {

@@ -4,23 +4,26 @@
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::Node;
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse};
 use futures_util::StreamExt as _;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::client::Grpc;
 use tonic::{Code, Request as GrpcRequest, Status, Streaming};
+use tonic_prost::ProstCodec;
 
+use super::service::Service;
 use super::{Request, Response, Subscriptions, Variant, Verdict};
 use crate::backoff::{Backoff, BackoffConfig};
 use crate::connector::Connector;
 
 /// How many events may wait for their reader before the stream is read no further.
 const EVENT_BUFFER: usize = 16;
-/// How long a stream may take to be opened, connection included.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long name lookup, connecting and TLS may take together. After that only the connection's keepalive decides: a busy control plane may
+/// take its time with the first response, and Envoy waits, too.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Who the client is and how it speaks.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +32,8 @@ pub struct AdsConfig {
     pub node: Node,
     /// Delta or state of the world.
     pub variant: Variant,
+    /// The service that is asked.
+    pub service: Service,
     /// Waits between streams.
     pub backoff: BackoffConfig,
 }
@@ -126,7 +131,7 @@ impl AdsHandle {
 pub struct AdsClient;
 
 impl AdsClient {
-    /// Starts a client on the current runtime. It opens its first stream at once; subscriptions may come before or after.
+    /// Starts a client on the current runtime. It opens its first stream with the first subscription.
     #[must_use]
     pub fn spawn(config: AdsConfig, connector: Connector) -> (AdsHandle, mpsc::Receiver<AdsEvent>) {
         let (handle, events, _task) = Self::spawn_task(config, connector);
@@ -207,6 +212,13 @@ impl Client {
     async fn run(mut self) -> Result<(), Ended> {
         let mut backoff = Backoff::new(self.config.backoff);
         loop {
+            // A stream without a request would only hold a connection; Envoy opens it with the first subscription, too.
+            while self.subscriptions.is_empty() {
+                tokio::select! {
+                    command = self.commands.recv() => self.apply(command.ok_or(Ended)?),
+                    () = self.events.closed() => return Err(Ended),
+                }
+            }
             self.state.send_modify(|state| state.attempts += 1);
             let error = match self.open().await? {
                 Ok((outgoing, incoming)) => self.exchange(outgoing, incoming, &mut backoff).await?,
@@ -229,7 +241,7 @@ impl Client {
         // Servers send headers when they like: istiod only with its first response. So the requests go ahead of them.
         self.subscriptions.handle_connected();
         let connector = self.connector.clone();
-        let variant = self.config.variant;
+        let (variant, service) = (self.config.variant, self.config.service);
         let (delta, delta_requests) = mpsc::unbounded_channel();
         let (sotw, sotw_requests) = mpsc::unbounded_channel();
         let mut outgoing = Outgoing {
@@ -240,35 +252,34 @@ impl Client {
             node: Some(self.config.node.clone()),
         };
         let opening = async move {
-            let channel =
-                connector.connect().await.map_err(|error| Status::unavailable(error.to_string()))?;
-            let mut client =
-                AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(usize::MAX);
+            let channel = tokio::time::timeout(CONNECT_TIMEOUT, connector.connect())
+                .await
+                .map_err(|_| {
+                    Status::unavailable(format!("no connection in {} s", CONNECT_TIMEOUT.as_secs()))
+                })?
+                .map_err(|error| Status::unavailable(error.to_string()))?;
+            let mut grpc = Grpc::new(channel).max_decoding_message_size(usize::MAX);
+            grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+            let path = service.path(variant);
             Ok::<_, Status>(match variant {
                 Variant::Delta => {
                     let mut request = GrpcRequest::new(UnboundedReceiverStream::new(delta_requests));
                     connector.authorize(request.metadata_mut()).map_err(Status::unauthenticated)?;
-                    Incoming::Delta(client.delta_aggregated_resources(request).await?.into_inner())
+                    Incoming::Delta(grpc.streaming(request, path, ProstCodec::default()).await?.into_inner())
                 }
                 Variant::StateOfTheWorld => {
                     let mut request = GrpcRequest::new(UnboundedReceiverStream::new(sotw_requests));
                     connector.authorize(request.metadata_mut()).map_err(Status::unauthenticated)?;
-                    Incoming::Sotw(client.stream_aggregated_resources(request).await?.into_inner())
+                    Incoming::Sotw(grpc.streaming(request, path, ProstCodec::default()).await?.into_inner())
                 }
             })
         };
-        let opening = tokio::time::timeout(OPEN_TIMEOUT, opening);
         tokio::pin!(opening);
         loop {
             self.flush(&mut outgoing);
             tokio::select! {
                 opened = &mut opening => {
-                    return Ok(match opened {
-                        Ok(Ok(incoming)) => Ok((outgoing, incoming)),
-                        Ok(Err(status)) => Err(status),
-                        Err(_) if self.subscriptions.is_empty() => Err(Status::deadline_exceeded("nothing subscribed")),
-                        Err(_) => Err(Status::deadline_exceeded(format!("no answer in {} s", OPEN_TIMEOUT.as_secs()))),
-                    });
+                    return Ok(opened.map(|incoming| (outgoing, incoming)));
                 }
                 command = self.commands.recv() => self.apply(command.ok_or(Ended)?),
                 () = self.events.closed() => return Err(Ended),
@@ -370,12 +381,18 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// A status in the words that Envoy's log uses: the code's number and the message.
+/// A status in one line: the code's name and number unless it is the usual one of a lost connection, the message, and what lies under it.
 fn describe(status: &Status) -> String {
     let code = status.code();
-    let message = if status.message().is_empty() { code.description() } else { status.message() };
+    let mut text = if status.message().is_empty() { code.description() } else { status.message() }.to_owned();
+    if let Some(source) = std::error::Error::source(status) {
+        let causes = crate::connector::causes(source);
+        if !text.contains(&causes) {
+            text = format!("{text}: {causes}");
+        }
+    }
     match code {
-        Code::Unavailable => message.to_owned(),
-        code => format!("{:?} ({}): {message}", code, code as i32),
+        Code::Unavailable => text,
+        code => format!("{code:?} ({}): {text}", code as i32),
     }
 }

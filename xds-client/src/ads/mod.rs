@@ -13,11 +13,13 @@
 mod client;
 mod request;
 mod resource;
+mod service;
 mod subscriptions;
 
 pub use self::client::{AdsClient, AdsConfig, AdsEvent, AdsHandle, AdsState};
 pub use self::request::{Ack, Request, truncate_error};
 pub use self::resource::{Rejection, Resource, Response, Verdict};
+pub use self::service::Service;
 pub use self::subscriptions::Subscriptions;
 
 /// Which of the two ADS methods the stream uses.

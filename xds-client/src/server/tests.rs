@@ -28,7 +28,7 @@ fn endpoints(name: &str) -> ClusterLoadAssignment {
 fn config(variant: Variant) -> AdsConfig {
     let backoff = BackoffConfig { base: Duration::from_millis(20), max: Duration::from_millis(100) };
     let node = Node { id: "sidecar~10.0.0.1~web.demo~demo.svc".to_owned(), ..Default::default() };
-    AdsConfig { node, variant, backoff }
+    AdsConfig { node, variant, backoff, ..Default::default() }
 }
 
 async fn serve(
@@ -162,6 +162,17 @@ async fn reconnect_resumes_with_versions() {
     let state = state.borrow().clone();
     assert!(state.successes >= 2 && state.attempts >= state.successes, "{state:?}");
     assert!(state.last_error.unwrap().starts_with(&address));
+}
+
+#[tokio::test]
+async fn service_that_the_control_plane_does_not_have_is_told() {
+    let plane = ControlPlane::new();
+    let (address, _server) = serve(&plane, "127.0.0.1:0").await;
+    let config = AdsConfig { service: crate::ads::Service::Secret, ..config(Variant::Delta) };
+    let (handle, mut events) = AdsClient::spawn(config, Connector::plain(&address));
+    handle.subscribe(crate::type_url::SECRET, ["default"]);
+    let Some(AdsEvent::Disconnected { reason, .. }) = events.recv().await else { panic!("a disconnect") };
+    assert!(reason.contains("Unimplemented (12)"), "{reason}");
 }
 
 #[tokio::test]
