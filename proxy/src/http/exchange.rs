@@ -27,6 +27,7 @@ use crate::router::mutate::Levels;
 use crate::router::{cluster, host, matching, redirect, rewrite};
 use crate::stream_info::{ConnInfo, ResponseFlags, StreamInfo};
 use crate::telemetry::format::{FormatContext, LogType};
+use crate::telemetry::trace::{Sampling, Span};
 use crate::worker::Worker;
 
 /// What the connection does after an exchange.
@@ -68,6 +69,7 @@ pub struct Exchange<'c> {
     pub(super) response_started: bool,
     pub(super) close: bool,
     pub(super) last_activity: Instant,
+    pub(super) span: Option<Box<Span>>,
     /// `set-cookie` of a hash policy.
     pub(super) set_cookie: Option<String>,
     /// Held from a retry's decision to its try's end.
@@ -109,6 +111,7 @@ impl<'c> Exchange<'c> {
             state: State::default(),
             response_started: false,
             last_activity: start,
+            span: None,
             set_cookie: None,
             retry_permit: None,
             finished: false,
@@ -225,6 +228,7 @@ impl<'c> Exchange<'c> {
             &mut self.worker.rng.borrow_mut(),
         );
         self.find_route(routes);
+        self.begin_trace();
         None
     }
 
@@ -252,6 +256,46 @@ impl<'c> Exchange<'c> {
             }
         }
         self.matched = Some(Matched { vhost: vhost.clone(), config, route, weighted });
+    }
+
+    /// Decides about tracing and starts the request's span.
+    fn begin_trace(&mut self) {
+        let Some(tracing) = &self.hcm.tracing else { return };
+        let config = &self.hcm.config;
+        let route = self.matched.as_ref().map(|m| &m.route);
+        let sampling = Sampling::new(
+            &tracing.config,
+            route.and_then(|r| r.tracing.as_ref()),
+            config.request_id_pack_trace_reason,
+            config.request_id_trace_sampling,
+        );
+        let reason = sampling.decide(&mut self.request, self.info.is_internal);
+        self.info.traced = reason.traced();
+        tracing.stats.count(reason, self.info.health_check);
+        let decorator = route.and_then(|r| r.decorator.as_ref());
+        let span = tracing.tracer.start(&mut self.request, reason, decorator, self.info.start_time);
+        if let Some(span) = &span {
+            self.info.trace_id = Some(span.context().trace_id_hex().into());
+            self.info.span_id = Some(span.context().span_id_hex().into());
+        }
+        self.span = span.map(Box::new);
+    }
+
+    /// Writes the trace position into the request for the next try; its own span, where tries have one.
+    pub(super) fn inject_trace(&mut self, cluster: &str) -> Option<Span> {
+        let span = self.span.as_deref()?;
+        let own = span.upstream_try(cluster, SystemTime::now());
+        own.as_ref().unwrap_or(span).inject(&mut self.request);
+        own
+    }
+
+    /// Ends a try's span.
+    pub(super) fn finish_try_span(&self, span: &mut Option<Span>, response: bool) {
+        if let Some(span) = span.take() {
+            let response = response.then_some(&self.response);
+            let ctx = FormatContext { response, ..FormatContext::request(&self.request, &self.info) };
+            span.finish_try(&ctx, self.info.attempt_count);
+        }
     }
 
     async fn route_and_serve(&mut self) -> Result<(), Broken> {
@@ -530,6 +574,13 @@ impl<'c> Exchange<'c> {
                 state: &mut self.state,
             };
             f.complete(&self.request, response, self.trailers.as_ref(), &mut ctx);
+        }
+        if let Some(span) = self.span.take() {
+            span.finish(&FormatContext {
+                response,
+                trailers: self.trailers.as_ref(),
+                ..FormatContext::request(&self.request, &self.info)
+            });
         }
         hcm.log.log(&FormatContext {
             response,

@@ -190,7 +190,6 @@ impl Exchange<'_> {
                 plan.cluster.pick(&ctx)
             };
             let Ok(host) = host else {
-                plan.cluster.stats().traffic.upstream_cx_none_healthy.inc();
                 let reply = LocalReply::new(503, "no healthy upstream", "no_healthy_upstream");
                 return self.reply(reply.flags(ResponseFlags::NO_HEALTHY_UPSTREAM)).await;
             };
@@ -324,6 +323,7 @@ impl Exchange<'_> {
         self.info.upstream.tls.clone_from(&facts.tls);
         self.info.upstream.protocol = facts.protocol;
         let end = self.upload.is_empty();
+        let mut try_span = self.inject_trace(&plan.cluster.info().name);
         let outcome = match lease.open(&self.request, end) {
             Ok(up) => {
                 self.timer.rearm();
@@ -331,6 +331,7 @@ impl Exchange<'_> {
             }
             Err(e) => Try::Failed(e.reset_reason()),
         };
+        self.finish_try_span(&mut try_span, matches!(outcome, Try::Head(_)));
         match outcome {
             Try::Head(meta) => self.on_head(plan, host, lease, meta).await,
             Try::Down(e) => {
@@ -616,6 +617,9 @@ impl Exchange<'_> {
             .stats()
             .response_code(meta.status, crate::upstream::Origin { internal: self.info.is_internal, canary });
         self.info.details = Some("via_upstream".into());
+        if let Some(span) = &mut self.span {
+            span.on_response(&mut self.response);
+        }
         if !router.suppress_envoy_headers {
             let begin = self.info.times.downstream_rx_end.unwrap_or_default();
             let ms = self.info.elapsed(self.last_activity).saturating_sub(begin).as_millis() as u64;

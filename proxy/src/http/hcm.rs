@@ -6,11 +6,13 @@ use std::sync::Arc;
 use crate::config::hcm::{Hcm, RouteSource};
 use crate::config::listener::Direction;
 use crate::config::route::RouteConfig;
+use crate::config::trace::Tracing;
 use crate::head::Head;
 use crate::http::codec::{h1, h2};
 use crate::http::filters::Chain;
 use crate::http::stats::{HcmStats, ListenerHttpStats};
 use crate::telemetry::access_log::AccessLogger;
+use crate::telemetry::trace::{Tracer, TracingStats};
 use crate::worker::Worker;
 
 /// The runtime form.
@@ -21,11 +23,20 @@ pub struct HcmRuntime {
     pub listener_stats: ListenerHttpStats,
     pub chain: Chain,
     pub log: AccessLogger,
+    pub tracing: Option<HcmTracing>,
     pub h1: Arc<h1::Options>,
     pub h2: Arc<h2::Options>,
     pub direction: Direction,
     /// Heads of finished requests, for the next ones.
     heads: RefCell<Vec<Head>>,
+}
+
+/// Tracing of a connection manager.
+#[derive(Debug)]
+pub struct HcmTracing {
+    pub config: Arc<Tracing>,
+    pub tracer: Tracer,
+    pub stats: TracingStats,
 }
 
 /// Most heads kept for reuse by a connection manager of a worker.
@@ -54,6 +65,14 @@ impl HcmRuntime {
             log: AccessLogger::new(&config.access_log, &worker.logs),
             h1: Arc::new(h1),
             h2: Arc::new(h2),
+            tracing: config.tracing.as_ref().map(|t| {
+                let t = Arc::new(t.clone());
+                HcmTracing {
+                    tracer: Tracer::new(t.clone(), worker.shared.spans.clone()),
+                    stats: TracingStats::new(&worker.stats, &format!("http.{}.tracing.", config.stat_prefix)),
+                    config: t,
+                }
+            }),
             direction,
             heads: RefCell::default(),
             config: config.clone(),

@@ -1,22 +1,10 @@
-//! `x-request-id`: a version 4 UUID whose fifteenth character tells the trace decision, as Envoy's `uuid` extension packs it.
+//! `x-request-id`: a version 4 UUID. `telemetry::trace` writes the trace decision into its fifteenth character.
 
 use rand::Rng;
 use rand::rngs::SmallRng;
 
 use crate::config::hcm::Hcm;
 use crate::head::{Head, HeaderId};
-
-/// Why a request is traced, as the id's character says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TraceReason {
-    NotTraceable,
-    Sampling,
-    ServiceForced,
-    ClientForced,
-}
-
-/// Index of the character.
-const AT: usize = 14;
 
 /// Sets or keeps the request's id as the options say.
 pub fn set(hcm: &Hcm, head: &mut Head, edge: bool, rng: &mut SmallRng) {
@@ -46,41 +34,4 @@ pub fn generate(rng: &mut SmallRng) -> [u8; 36] {
         o += 2;
     }
     out
-}
-
-/// Reads the reason; an id that is no UUID says nothing.
-pub fn trace_reason(head: &Head) -> TraceReason {
-    match head.get(HeaderId::XRequestId) {
-        Some(id) if id.len() == 36 => match id[AT] {
-            b'9' => TraceReason::Sampling,
-            b'a' => TraceReason::ServiceForced,
-            b'b' => TraceReason::ClientForced,
-            _ => TraceReason::NotTraceable,
-        },
-        _ => TraceReason::NotTraceable,
-    }
-}
-
-/// Writes the reason into the id.
-pub fn set_trace_reason(head: &mut Head, reason: TraceReason) {
-    let Some(id) = head.get(HeaderId::XRequestId).filter(|id| id.len() == 36) else { return };
-    let c = match reason {
-        TraceReason::NotTraceable => b'4',
-        TraceReason::Sampling => b'9',
-        TraceReason::ServiceForced => b'a',
-        TraceReason::ClientForced => b'b',
-    };
-    if id[AT] == c {
-        return;
-    }
-    let mut new = [0; 36];
-    new.copy_from_slice(id);
-    new[AT] = c;
-    head.set(HeaderId::XRequestId, &new);
-}
-
-/// The id's first 64 bits modulo `n`, for decisions that should agree along a request's way (Envoy's `toInteger`).
-pub fn to_integer(head: &Head) -> Option<u64> {
-    let id = head.get_str(HeaderId::XRequestId)?;
-    u64::from_str_radix(id.get(..8)?, 16).ok()
 }

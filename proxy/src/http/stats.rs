@@ -66,11 +66,6 @@ crate::stats_struct! {
         gauge downstream_rq_active,
         histogram(Milliseconds) downstream_cx_length_ms,
         histogram(Milliseconds) downstream_rq_time,
-        counter tracing_random_sampling = "tracing.random_sampling",
-        counter tracing_service_forced = "tracing.service_forced",
-        counter tracing_client_enabled = "tracing.client_enabled",
-        counter tracing_not_traceable = "tracing.not_traceable",
-        counter tracing_health_check = "tracing.health_check",
     }
 }
 

@@ -18,6 +18,7 @@ use crate::config::snapshot::Store;
 use crate::listener::{self, Draining};
 use crate::telemetry::access_log::Files;
 use crate::telemetry::stats::Stats;
+use crate::telemetry::trace::{ByteStream, Connect, ExportOptions, Exporter};
 use crate::upstream::ClusterManager;
 use crate::worker::{self, Shared, StartError, Workers};
 
@@ -88,8 +89,16 @@ impl Server {
             options.drain_time,
             bootstrap.max_downstream_connections,
         );
+        let manager = clusters.clone();
+        let connect: Connect = Arc::new(move |name| {
+            let connecting = manager.clone().connect(name);
+            Box::pin(async move { Ok(Box::new(connecting.await?) as Box<dyn ByteStream>) })
+        });
+        let (spans, exporter) =
+            Exporter::new(ExportOptions::from_runtime(&bootstrap.runtime), connect, &stats);
         let shared = Arc::new(Shared {
             store,
+            spans: Some(spans),
             logs: Files::new(options.flush_interval, &stats),
             stats,
             clusters,
@@ -98,7 +107,7 @@ impl Server {
             local_ip: local_ip(),
             node: bootstrap.node,
         });
-        let tasks = vec![control.spawn(shared.clusters.clone().run())];
+        let tasks = vec![control.spawn(shared.clusters.clone().run()), control.spawn(exporter.run())];
         let workers = worker::spawn(&shared, options.concurrency)?;
         Ok(Server { shared, workers, tasks })
     }

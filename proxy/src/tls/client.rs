@@ -1,6 +1,7 @@
 //! The upstream side: `UpstreamTlsContext`.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -105,17 +106,22 @@ impl ClientContext {
         self.state.store(Arc::new(State { secrets: secrets.clone(), ready }));
     }
 
-    /// Performs the handshake.
+    /// The same for a connection of the control side, which is not counted.
     ///
     /// # Errors
-    /// With the text of `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
-    pub async fn connect(
+    /// As `connect`.
+    pub async fn connect_uncounted(&self, raw: Raw, secrets: &Secrets) -> Result<Io, TlsError> {
+        let (handshake, _) = self.handshake(raw, &ConnectOptions::default(), secrets)?;
+        let (result, outcome) = outcome::observe(handshake).await;
+        result.map(|stream| Io::Tls(Box::new(stream.into()))).map_err(|e| TlsError::new(&e, &outcome))
+    }
+
+    fn handshake(
         &self,
         raw: Raw,
         options: &ConnectOptions,
         secrets: &Secrets,
-        stats: &TlsStats,
-    ) -> Result<(Io, TlsInfo), TlsError> {
+    ) -> Result<(Pin<Box<tokio_rustls::Connect<Raw>>>, Option<Arc<str>>), TlsError> {
         self.refresh(secrets);
         let Some(ready) = self.state.load().ready.clone() else {
             return Err(TlsError::not_ready());
@@ -134,7 +140,21 @@ impl ClientContext {
         }
         let config =
             ready.variant(options.alpn.as_ref(), &names).map_err(|e| TlsError::internal(&e.to_string()))?;
-        let handshake = Box::pin(TlsConnector::from(config).connect(name, raw));
+        Ok((Box::pin(TlsConnector::from(config).connect(name, raw)), sni))
+    }
+
+    /// Performs the handshake.
+    ///
+    /// # Errors
+    /// With the text of `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
+    pub async fn connect(
+        &self,
+        raw: Raw,
+        options: &ConnectOptions,
+        secrets: &Secrets,
+        stats: &TlsStats,
+    ) -> Result<(Io, TlsInfo), TlsError> {
+        let (handshake, sni) = self.handshake(raw, options, secrets)?;
         let (result, outcome) = outcome::observe(handshake).await;
         match result {
             Ok(stream) => {

@@ -10,6 +10,7 @@
 
 pub mod breaker;
 mod cluster;
+mod control;
 mod dns;
 pub mod host;
 pub mod host_set;

@@ -24,6 +24,7 @@ use crate::listener;
 use crate::rbac::NetworkRbac;
 use crate::telemetry::access_log::{Files, WorkerFiles};
 use crate::telemetry::stats::Stats;
+use crate::telemetry::trace::SpanSender;
 use crate::upstream::{ClusterManager, LocalClusters};
 
 pub use drain::Signal;
@@ -39,6 +40,8 @@ pub struct Shared {
     pub listeners: Arc<listener::Shared>,
     /// Access log files.
     pub logs: Arc<Files>,
+    /// Where finished spans go; `None`: nothing is exported.
+    pub spans: Option<SpanSender>,
     /// `/healthcheck/fail`.
     pub health_failed: AtomicBool,
     /// The node's own address: stands for loopback peers in `x-forwarded-for`.
@@ -86,7 +89,11 @@ impl Worker {
 
     /// Reads the current snapshot without touching a counter that other workers touch.
     pub fn with_snapshot<R>(&self, read: impl FnOnce(&Snapshot) -> R) -> R {
-        read(self.snapshot.borrow_mut().load())
+        let mut cache = self.snapshot.borrow_mut();
+        let snapshot = cache.load();
+        // A comparison of pointers, unless the snapshot is new to this worker.
+        self.clusters.sync(snapshot);
+        read(snapshot)
     }
 
     /// The runtime form of a connection manager.
