@@ -45,8 +45,10 @@ pub struct Loaded {
     pub bootstrap: Bootstrap,
     /// What conversion of dynamic resources needs.
     pub env: Env,
-    /// What static resources need of dynamic ones.
-    pub needs: Vec<Need>,
+    /// What each static cluster needs of dynamic resources, in the order of `bootstrap.clusters`.
+    pub cluster_needs: Vec<Vec<Need>>,
+    /// The same of each static listener.
+    pub listener_needs: Vec<Vec<Need>>,
     /// The merged message as bytes, for `config_dump`.
     pub raw: Vec<u8>,
 }
@@ -81,13 +83,14 @@ pub fn bootstrap_from_yaml(yaml: &str) -> Result<Loaded, LoadError> {
 /// As [`bootstrap`].
 pub fn from_message(message: pb::Bootstrap) -> Result<Loaded, LoadError> {
     let raw = message.encode_to_vec();
-    let Converted { bootstrap, env, needs } = super::proto::bootstrap::bootstrap(message)?;
+    let Converted { bootstrap, env, cluster_needs, listener_needs } =
+        super::proto::bootstrap::bootstrap(message)?;
     // Clusters that CDS brings may come later; without CDS an unknown one stays unknown.
     let known = |name: &str| bootstrap.cds.is_some() || bootstrap.clusters.iter().any(|c| &*c.name == name);
     for listener in &bootstrap.listeners {
         validate::listener(listener, &known)?;
     }
-    Ok(Loaded { bootstrap, env, needs, raw })
+    Ok(Loaded { bootstrap, env, cluster_needs, listener_needs, raw })
 }
 
 fn message(source: &Source<'_>) -> Result<pb::Bootstrap, LoadError> {

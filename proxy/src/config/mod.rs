@@ -6,6 +6,7 @@
 
 pub mod access_log;
 pub mod address;
+pub mod apply;
 pub mod bootstrap;
 pub mod cluster;
 pub mod filter;

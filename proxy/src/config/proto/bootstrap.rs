@@ -23,8 +23,10 @@ pub struct Converted {
     pub bootstrap: Bootstrap,
     /// For the conversion of dynamic resources.
     pub env: Env,
-    /// What the static clusters and listeners need of dynamic resources.
-    pub needs: Vec<Need>,
+    /// What each static cluster needs of dynamic resources.
+    pub cluster_needs: Vec<Vec<Need>>,
+    /// What each static listener needs.
+    pub listener_needs: Vec<Vec<Need>>,
 }
 
 /// Converts a whole bootstrap: its static listeners, clusters and secrets too.
@@ -91,12 +93,13 @@ pub fn bootstrap(m: pb::Bootstrap) -> Result<Converted> {
     let pb::bootstrap::StaticResources { listeners, clusters, secrets } =
         static_resources.unwrap_or_default();
     let secrets = secrets.into_iter().map(|s| tls::secret(&env, s)).collect::<Result<Vec<_>>>()?;
-    let mut needs = Vec::new();
+    let mut cluster_needs = Vec::new();
+    let mut listener_needs = Vec::new();
     let clusters = clusters
         .into_iter()
         .map(|c| {
             let (cluster, more) = cluster::cluster(&env, c)?;
-            needs.extend(more);
+            cluster_needs.push(more);
             Ok(Arc::new(cluster))
         })
         .collect::<Result<Vec<_>>>()?;
@@ -112,7 +115,7 @@ pub fn bootstrap(m: pb::Bootstrap) -> Result<Converted> {
         .into_iter()
         .map(|l| {
             let (listener, more) = listener::listener(&env, l)?;
-            needs.extend(more);
+            listener_needs.push(more);
             Ok(Arc::new(listener))
         })
         .collect::<Result<Vec<_>>>()?;
@@ -172,7 +175,7 @@ pub fn bootstrap(m: pb::Bootstrap) -> Result<Converted> {
             typed_dns_resolver_config,
         )?,
     };
-    Ok(Converted { bootstrap, env: Env { is_static: false, ..env }, needs })
+    Ok(Converted { bootstrap, env: Env { is_static: false, ..env }, cluster_needs, listener_needs })
 }
 
 fn node(ctx: &Ctx<'_>, m: core_pb::Node) -> Result<Node> {

@@ -130,8 +130,11 @@ pub fn lb_metadata(ctx: &Ctx<'_>, m: Option<pb::Metadata>) -> Result<Metadata> {
         .map(Arc::new))
 }
 
-/// Bytes from a data source, and the file's name where it is one.
-pub fn data_source(ctx: &Ctx<'_>, m: pb::DataSource) -> Result<(Arc<[u8]>, Option<Arc<str>>)> {
+/// Bytes, and the file's name where they came from one.
+pub type Data = (Arc<[u8]>, Option<Arc<str>>);
+
+/// Reads a data source.
+pub fn data_source(ctx: &Ctx<'_>, m: pb::DataSource) -> Result<Data> {
     use pb::data_source::Specifier as S;
     take!(ctx, m, pb::DataSource { specifier; harmless watched_directory = "files of secrets are watched with their own directory" });
     match ctx.required("specifier", specifier)? {

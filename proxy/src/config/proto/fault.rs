@@ -50,7 +50,7 @@ pub fn fault(ctx: &Ctx<'_>, m: pb::HttpFault) -> Result<Fault> {
         let share = share(&ctx, percentage)?;
         match ctx.required("fixed_delay", fault_delay_secifier)? {
             D::FixedDelay(d) => {
-                out.delay = Some((ctx.positive("fixed_delay", Some(d))?.unwrap_or_default(), share))
+                out.delay = Some((ctx.positive("fixed_delay", Some(d))?.unwrap_or_default(), share));
             }
             D::HeaderDelay(common::fault_delay::HeaderDelay {}) => out.header_delay = Some(share),
         }
@@ -74,7 +74,7 @@ pub fn fault(ctx: &Ctx<'_>, m: pb::HttpFault) -> Result<Fault> {
                 return ctx.field("fixed_limit").bad("limit_kbps", "0 is not accepted; 1 or more is");
             }
             L::FixedLimit(common::fault_rate_limit::FixedLimit { limit_kbps }) => {
-                out.response_rate = Some((limit_kbps, share(&ctx, percentage)?))
+                out.response_rate = Some((limit_kbps, share(&ctx, percentage)?));
             }
             L::HeaderLimit(_) => return ctx.bad("header_limit", "is not served; fixed_limit is accepted"),
         }

@@ -35,8 +35,8 @@ pub fn peer_metadata(ctx: &Ctx<'_>, m: pb::PeerMetadataConfig) -> Result<PeerMet
     Ok(PeerMetadata {
         downstream_discovery: ctx.each("downstream_discovery", downstream_discovery, method)?,
         upstream_discovery: ctx.each("upstream_discovery", upstream_discovery, method)?,
-        downstream_propagation: propagation(ctx, "downstream_propagation", downstream_propagation)?,
-        upstream_propagation: propagation(ctx, "upstream_propagation", upstream_propagation)?,
+        downstream_propagation: propagation(ctx, "downstream_propagation", &downstream_propagation)?,
+        upstream_propagation: propagation(ctx, "upstream_propagation", &upstream_propagation)?,
         shared_with_upstream,
         additional_labels: additional_labels.into_iter().map(Arc::from).collect(),
     })
@@ -54,7 +54,7 @@ fn method(ctx: &Ctx<'_>, m: pb::DiscoveryMethod) -> Result<PeerMethod> {
     Ok(PeerMethod::Baggage)
 }
 
-fn propagation(ctx: &Ctx<'_>, field: &str, list: Vec<pb::PropagationMethod>) -> Result<bool> {
+fn propagation(ctx: &Ctx<'_>, field: &str, list: &[pb::PropagationMethod]) -> Result<bool> {
     for (i, m) in list.iter().enumerate() {
         if m.baggage.is_some() {
             return Err(ctx.index(field, i).err("baggage is not served; istio_headers is accepted"));

@@ -109,7 +109,7 @@ fn ring_size(ctx: &Ctx<'_>, min: Option<u64>, max: Option<u64>) -> Result<(u64, 
 
 fn table_size(ctx: &Ctx<'_>, v: Option<u64>) -> Result<u64> {
     let n = v.unwrap_or(65_537);
-    let prime = n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| n % d != 0);
+    let prime = n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d));
     if !prime || n > 5_000_011 {
         return ctx.bad("table_size", format!("{n} is not accepted; a prime up to 5000011 is"));
     }
@@ -181,7 +181,7 @@ pub fn common(ctx: &Ctx<'_>, m: pb::cluster::CommonLbConfig) -> Result<LbCommon>
     match locality_config_specifier {
         None => {}
         Some(L::LocalityWeightedLbConfig(pb::cluster::common_lb_config::LocalityWeightedLbConfig {})) => {
-            out.locality_weighted = true
+            out.locality_weighted = true;
         }
         Some(L::ZoneAwareLbConfig(z)) => {
             let ctx = ctx.field("zone_aware_lb_config");
@@ -436,7 +436,7 @@ fn locality(ctx: &Ctx<'_>, m: Option<common::LocalityLbConfig>, lb: &mut LbCommo
     match locality_config_specifier {
         None => {}
         Some(L::LocalityWeightedLbConfig(common::locality_lb_config::LocalityWeightedLbConfig {})) => {
-            lb.locality_weighted = true
+            lb.locality_weighted = true;
         }
         Some(L::ZoneAwareLbConfig(z)) => {
             let ctx = ctx.field("zone_aware_lb_config");

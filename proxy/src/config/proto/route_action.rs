@@ -430,9 +430,8 @@ pub(super) fn direct_response(
     scope: Scope,
 ) -> Result<DirectResponse> {
     take!(ctx, m, pb::DirectResponseAction { status, body, body_format });
-    let status = match u16::try_from(status) {
-        Ok(s @ 200..600) => s,
-        _ => return ctx.bad("status", format!("{status} is not accepted; 200 to 599 is")),
+    let Ok(status @ 200..600) = u16::try_from(status) else {
+        return ctx.bad("status", format!("{status} is not accepted; 200 to 599 is"));
     };
     let body = match body {
         None => None,
