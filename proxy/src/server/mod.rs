@@ -7,12 +7,13 @@ mod logging;
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+use crate::config::apply::Applier;
 use crate::config::load::Loaded;
 use crate::config::snapshot::Store;
 use crate::listener::{self, Draining};
@@ -58,6 +59,8 @@ pub enum ServerError {
 #[derive(Debug)]
 pub struct Server {
     pub shared: Arc<Shared>,
+    /// Takes dynamic resources, and holds what `config_dump` shows.
+    pub applier: Arc<Mutex<Applier>>,
     workers: Workers,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -68,14 +71,11 @@ impl Server {
     /// # Errors
     /// A listener that cannot be bound, or a file that cannot be written.
     pub fn start(loaded: Loaded, options: &Options, control: &Handle) -> Result<Server, ServerError> {
-        let Loaded { bootstrap, env: _, needs: _, raw: _ } = loaded;
-        let stats = Stats::new(bootstrap.stats.matcher, bootstrap.stats.buckets);
+        let stats =
+            Stats::new(loaded.bootstrap.stats.matcher.clone(), loaded.bootstrap.stats.buckets.clone());
         let store = Arc::new(Store::default());
-        store.update(|s| {
-            s.listeners = Arc::new(bootstrap.listeners.iter().map(|l| (l.name.clone(), l.clone())).collect());
-            s.clusters = Arc::new(bootstrap.clusters.iter().map(|c| (c.name.clone(), c.clone())).collect());
-            s.secrets = Arc::new(bootstrap.secrets.into_iter().collect());
-        });
+        let applier = Applier::new(store.clone(), &loaded, &stats, tokio::time::Instant::now());
+        let bootstrap = loaded.bootstrap;
         crate::telemetry::node::set(bootstrap.node.clone());
         let event_log = bootstrap.outlier_event_log.as_deref().map(Path::new);
         let clusters = ClusterManager::new(store.clone(), stats.clone(), control.clone(), event_log)
@@ -109,7 +109,7 @@ impl Server {
         });
         let tasks = vec![control.spawn(shared.clusters.clone().run()), control.spawn(exporter.run())];
         let workers = worker::spawn(&shared, options.concurrency)?;
-        Ok(Server { shared, workers, tasks })
+        Ok(Server { shared, applier: Arc::new(Mutex::new(applier)), workers, tasks })
     }
 
     /// Asks clients to go: responses say `connection: close`, idle connections end. With `stop_accepting` the sockets close.

@@ -111,10 +111,10 @@ struct Warming {
 
 /// A resource as converted, before it is decided whether it must warm.
 enum Converted {
-    Cluster(Cluster, Vec<Need>),
-    Listener(Listener, Vec<Need>),
-    Endpoints(super::cluster::Endpoints),
-    Routes(super::route::RouteConfig),
+    Cluster(Arc<Cluster>, Vec<Need>),
+    Listener(Arc<Listener>, Vec<Need>),
+    Endpoints(Arc<super::cluster::Endpoints>),
+    Routes(Arc<super::route::RouteConfig>),
     Secret(super::tls::Secret),
 }
 
@@ -125,6 +125,12 @@ pub struct Applier {
     records: BTreeMap<Kind, Records>,
     warming: BTreeMap<(Kind, Arc<str>), Warming>,
     counters: Counters,
+}
+
+impl std::fmt::Debug for Applier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Applier").field("warming", &self.warming.len()).finish_non_exhaustive()
+    }
 }
 
 impl Applier {
@@ -156,7 +162,7 @@ impl Applier {
         }
         let clusters = loaded.bootstrap.clusters.iter().zip(&loaded.cluster_needs).zip(&resources.clusters);
         for ((ir, needs), m) in clusters {
-            applier.static_warming(Kind::Cluster, ir.name.clone(), m.encode_to_vec(), needs);
+            applier.static_warming(Kind::Cluster, &ir.name, m.encode_to_vec(), needs);
             applier.stage(Kind::Cluster, ir.name.clone(), Pending::Cluster(ir.clone()), now);
         }
         let listeners =
@@ -165,7 +171,7 @@ impl Applier {
             // A listener without a name gets one, as in Envoy.
             let name =
                 if ir.name.is_empty() { Arc::from(format!("static_listener_{i}")) } else { ir.name.clone() };
-            applier.static_warming(Kind::Listener, name.clone(), m.encode_to_vec(), needs);
+            applier.static_warming(Kind::Listener, &name, m.encode_to_vec(), needs);
             applier.stage(Kind::Listener, name, Pending::Listener(ir.clone()), now);
         }
         applier.settle(now);
@@ -178,10 +184,10 @@ impl Applier {
         record
     }
 
-    fn static_warming(&mut self, kind: Kind, name: Arc<str>, body: Vec<u8>, needs: &[Need]) {
+    fn static_warming(&mut self, kind: Kind, name: &Arc<str>, body: Vec<u8>, needs: &[Need]) {
         let applied =
             Applied { version: "".into(), body: body.into(), at: SystemTime::now(), needs: needs.into() };
-        self.static_record(kind, &name).warming = Some(applied);
+        self.static_record(kind, name).warming = Some(applied);
     }
 
     fn stage(&mut self, kind: Kind, name: Arc<str>, pending: Pending, now: Instant) {
@@ -300,10 +306,10 @@ impl Applier {
             record.active = Some(applied);
         }
         match converted {
-            Converted::Cluster(c, _) => self.stage(kind, name, Pending::Cluster(Arc::new(c)), now),
-            Converted::Listener(l, _) => self.stage(kind, name, Pending::Listener(Arc::new(l)), now),
-            Converted::Endpoints(e) => edit.endpoints.push((name, Some(Arc::new(e)))),
-            Converted::Routes(r) => edit.routes.push((name, Some(Arc::new(r)))),
+            Converted::Cluster(c, _) => self.stage(kind, name, Pending::Cluster(c), now),
+            Converted::Listener(l, _) => self.stage(kind, name, Pending::Listener(l), now),
+            Converted::Endpoints(e) => edit.endpoints.push((name, Some(e))),
+            Converted::Routes(r) => edit.routes.push((name, Some(r))),
             Converted::Secret(s) => edit.secrets.push((name, Some(s))),
         }
         Ok(())
@@ -321,21 +327,21 @@ impl Applier {
         Ok(match kind {
             Kind::Cluster => {
                 let (c, needs) = proto::cluster::cluster(env, decode::<cluster_pb::Cluster>(kind, body)?)?;
-                Converted::Cluster(c, needs)
+                Converted::Cluster(Arc::new(c), needs)
             }
             Kind::Listener => {
                 let (l, needs) =
                     proto::listener::listener(env, decode::<listener_pb::Listener>(kind, body)?)?;
-                Converted::Listener(l, needs)
+                Converted::Listener(Arc::new(l), needs)
             }
-            Kind::Endpoints => Converted::Endpoints(proto::endpoint::load_assignment(
+            Kind::Endpoints => Converted::Endpoints(Arc::new(proto::endpoint::load_assignment(
                 env,
                 decode::<endpoint_pb::ClusterLoadAssignment>(kind, body)?,
-            )?),
-            Kind::Routes => Converted::Routes(proto::route::route_config(
+            )?)),
+            Kind::Routes => Converted::Routes(Arc::new(proto::route::route_config(
                 env,
                 decode::<route_pb::RouteConfiguration>(kind, body)?,
-            )?),
+            )?)),
             Kind::Secret => {
                 Converted::Secret(proto::tls::secret(env, decode::<tls_pb::Secret>(kind, body)?)?.1)
             }
