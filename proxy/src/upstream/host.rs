@@ -20,6 +20,13 @@ pub struct Locality {
     pub sub_zone: Arc<str>,
 }
 
+impl Locality {
+    /// That of a group of endpoints.
+    pub fn of(group: &LocalityEndpoints) -> Locality {
+        Locality { region: group.region.clone(), zone: group.zone.clone(), sub_zone: group.sub_zone.clone() }
+    }
+}
+
 /// A host as one discovery update describes it. Immutable: an update makes a new one around the same state.
 #[derive(Debug)]
 pub struct Host {
@@ -157,6 +164,7 @@ pub struct HostStats {
     pub cx_total: Tally,
     pub rq_active: Tally,
     pub rq_error: Tally,
+    pub rq_pending_active: Tally,
     pub rq_success: Tally,
     pub rq_timeout: Tally,
     pub rq_total: Tally,

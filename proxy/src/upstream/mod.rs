@@ -2,7 +2,7 @@
 //!
 //! Two halves. Shared by all workers, on the first use of a cluster: `manager` (which clusters have been built), `shared` (one
 //! cluster: hosts, breakers, outlier detector), `host`, `host_set` (priorities, localities, panic), `breaker`, `outlier/`,
-//! `dns`, `transport`. Per worker: `cluster` (what others hold), `lb/` (a file per policy), `pool/`,
+//! `dns`, `transport`, `view` (for `/clusters`). Per worker: `cluster` (what others hold), `lb/` (a file per policy), `pool/`,
 //! `original_dst`, `stats`.
 //!
 //! The way of a request: `LocalClusters::get` → `Cluster::pick` → `Cluster::checkout` → `Lease::open` → the codec. The lease
@@ -24,6 +24,7 @@ pub mod stats;
 #[cfg(test)]
 mod testing;
 mod transport;
+mod view;
 
 pub use breaker::Priority;
 pub use cluster::{Cluster, ConnectSpec, LocalClusters, NoHost};
@@ -34,3 +35,4 @@ pub use outlier::Outcome;
 pub use pool::{Checkout, ConnFacts, Lease, PoolError, ProxyAddresses, TcpLease};
 pub use shared::SharedCluster;
 pub use stats::{ClusterStats, Origin};
+pub use view::{ClusterView, HostView, OutlierView};

@@ -161,11 +161,7 @@ impl SharedCluster {
         let mut seen = HashSet::new();
         let is_static = matches!(self.info.discovery, Discovery::Static(_));
         for group in &endpoints.localities {
-            let locality = Arc::new(Locality {
-                region: group.region.clone(),
-                zone: group.zone.clone(),
-                sub_zone: group.sub_zone.clone(),
-            });
+            let locality = Arc::new(Locality::of(group));
             weights.insert((group.priority, locality.clone()), group.weight.unwrap_or(0));
             for endpoint in &group.endpoints {
                 for address in self.addresses(&endpoint.address, &m.resolved) {
@@ -185,7 +181,7 @@ impl SharedCluster {
             || hosts.len() != m.hosts.len();
         if changed {
             self.membership.membership_change.inc();
-        } else {
+        } else if !is_static {
             self.membership.update_no_rebuild.inc();
         }
         m.endpoints = Some(endpoints.clone());
@@ -231,8 +227,10 @@ impl SharedCluster {
         self.membership.membership_healthy.set(healthy);
         self.membership.membership_degraded.set(degraded);
         self.membership.membership_excluded.set(excluded);
-        let heaviest = m.hosts.iter().map(|h| h.weight).max().unwrap_or(0);
-        self.membership.max_host_weight.set(u64::from(heaviest));
+        if !matches!(self.info.discovery, Discovery::Static(_)) {
+            let heaviest = m.hosts.iter().map(|h| h.weight).max().unwrap_or(0);
+            self.membership.max_host_weight.set(u64::from(heaviest));
+        }
         self.hosts.store(Arc::new(set));
     }
 
@@ -289,6 +287,11 @@ impl SharedCluster {
         let originals = self.originals.lock().unwrap_or_else(PoisonError::into_inner);
         all.extend(originals.values().filter_map(Weak::upgrade));
         all
+    }
+
+    /// Success rate average and threshold of outlier detection; see `Detector::averages`.
+    pub(super) fn outlier_averages(&self) -> Option<[(f64, f64); 2]> {
+        self.outlier.as_ref().map(|d| lock(d).averages())
     }
 
     fn start_outlier(self: &Arc<Self>) {

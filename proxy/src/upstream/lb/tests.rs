@@ -101,6 +101,30 @@ async fn hashing_sticks_and_a_retry_moves_on() {
     }
 }
 
+/// The hosts that Envoy 1.40 chose for a header hash policy with the values `key-1` to `key-24`; the digit is the host.
+#[tokio::test]
+async fn a_key_lands_where_envoy_sends_it() {
+    let ring = |min, murmur| LbPolicy::RingHash { min, max: 8_388_608, murmur };
+    for (lb, weights, expected) in [
+        (LbPolicy::Maglev { table_size: 65537 }, vec![1, 1, 1], "321132333213333221123121"),
+        (ring(1024, false), vec![1, 1, 1], "121322323122232333122133"),
+        (ring(100, true), vec![3, 1], "112211212121222112211211"),
+    ] {
+        let a = (27011..).map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let e = endpoints(&a.zip(weights).collect::<Vec<_>>());
+        let rig = Rig::new(Info { lb: lb.clone(), ..cluster(e) });
+        let c = rig.local.get("c").unwrap();
+        let chosen: String = (1..=24)
+            .map(|i| {
+                let hash = Some(xxhash_rust::xxh64::xxh64(format!("key-{i}").as_bytes(), 0));
+                let host = c.pick(&LbContext { hash, ..LbContext::default() }).unwrap();
+                (host.socket().unwrap().port() - 27010).to_string()
+            })
+            .collect();
+        assert_eq!(chosen, expected, "{lb:?}");
+    }
+}
+
 #[tokio::test]
 async fn bounded_loads_pass_a_busy_host_by() {
     let lb = LbPolicy::RingHash { min: 1024, max: 8_388_608, murmur: false };

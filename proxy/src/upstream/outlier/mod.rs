@@ -52,6 +52,7 @@ stats_struct! {
         shared_counter ejections_detected_consecutive_5xx,
         shared_counter ejections_detected_consecutive_gateway_failure,
         shared_counter ejections_detected_consecutive_local_origin_failure,
+        shared_counter ejections_detected_degradation,
         shared_counter ejections_detected_failure_percentage,
         shared_counter ejections_detected_local_origin_failure_percentage,
         shared_counter ejections_detected_local_origin_success_rate,
@@ -146,18 +147,27 @@ pub struct Detector {
     config: OutlierDetection,
     stats: OutlierStats,
     active: usize,
+    /// Average and threshold of the last interval: external, then local origin; -1: unknown.
+    averages: [(f64, f64); 2],
 }
+
+const UNKNOWN: (f64, f64) = (-1.0, -1.0);
 
 impl Detector {
     /// A detector with nothing ejected; `prefix` is the cluster's, with the dot.
     pub fn new(config: &OutlierDetection, stats: &Stats, prefix: &str) -> Detector {
         let stats = OutlierStats::new(stats, &format!("{prefix}outlier_detection."));
-        Detector { config: config.clone(), stats, active: 0 }
+        Detector { config: config.clone(), stats, active: 0, averages: [UNKNOWN; 2] }
     }
 
     /// The configuration in force.
     pub fn config(&self) -> &OutlierDetection {
         &self.config
+    }
+
+    /// Success rate average and ejection threshold: of external, then of local origin; -1 when unknown.
+    pub fn averages(&self) -> [(f64, f64); 2] {
+        self.averages
     }
 
     /// Takes over hosts that an earlier detector of the cluster ejected.
@@ -300,6 +310,7 @@ impl Detector {
         random: &mut dyn FnMut() -> u64,
         decisions: &mut Vec<(usize, Decision)>,
     ) {
+        self.averages[side as usize] = UNKNOWN;
         let c = self.config.clone();
         let enough = |n: usize, min: u32| n >= min as usize;
         if !enough(hosts.len(), c.success_rate_minimum_hosts)
@@ -329,6 +340,7 @@ impl Detector {
         if !by_rate.is_empty() && enough(by_rate.len(), c.success_rate_minimum_hosts) {
             let (average, threshold) =
                 rate_threshold(&by_rate, f64::from(c.success_rate_stdev_factor) / 1000.0);
+            self.averages[side as usize] = (average, threshold);
             for (i, rate) in by_rate.into_iter().filter(|(_, r)| *r < threshold) {
                 self.stats.ejections_success_rate.inc();
                 self.stats.detected(rate_kind).inc();

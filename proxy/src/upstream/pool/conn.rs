@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::super::breaker::Permit;
 use super::super::cluster::Core;
 use super::super::host::Host;
+use super::super::stats::TrafficStats;
 use super::Pool;
 use crate::config::hcm::Protocol;
 use crate::head::Head;
@@ -54,9 +55,11 @@ pub(crate) struct Conn {
 
 impl Conn {
     /// Opens the books of a connection that is about to be made.
-    pub(super) fn open(core: Rc<Core>, host: Arc<Host>, permit: Permit) -> Conn {
+    /// `protocol` is known before ALPN speaks, or not.
+    pub(super) fn open(core: Rc<Core>, host: Arc<Host>, permit: Permit, protocol: Option<Protocol>) -> Conn {
         let t = &core.stats.traffic;
         t.upstream_cx_total.inc();
+        count_protocol(t, protocol);
         t.upstream_cx_active.inc();
         host.state.stats.cx_total.inc();
         host.state.stats.cx_active.inc();
@@ -86,11 +89,6 @@ impl Conn {
         let now = Instant::now();
         let t = &self.core.stats.traffic;
         t.upstream_cx_connect_ms.record_time(now - self.begin, Unit::Milliseconds);
-        match protocol {
-            Some(Protocol::Http2) => t.upstream_cx_http2_total.inc(),
-            Some(Protocol::Http10 | Protocol::Http11) => t.upstream_cx_http1_total.inc(),
-            None => {}
-        }
         self.idle_since.set(now);
         *self.facts.borrow_mut() = Some(Rc::new(ConnFacts {
             id: self.core.ctx.next_connection_id(),
@@ -141,9 +139,19 @@ impl Drop for Conn {
             with_request.inc();
             t.upstream_cx_destroy_with_active_rq.inc();
         }
-        if self.facts.get_mut().is_some() {
-            t.upstream_cx_length_ms.record_time(self.begin.elapsed(), Unit::Milliseconds);
+        t.upstream_cx_length_ms.record_time(self.begin.elapsed(), Unit::Milliseconds);
+        if self.requests.get() > 0 {
+            t.upstream_rq_per_cx.record(u64::from(self.requests.get()));
         }
+    }
+}
+
+/// `upstream_cx_http1_total`, `upstream_cx_http2_total`; TCP counts in neither.
+pub(super) fn count_protocol(t: &TrafficStats, protocol: Option<Protocol>) {
+    match protocol {
+        Some(Protocol::Http2) => t.upstream_cx_http2_total.inc(),
+        Some(Protocol::Http10 | Protocol::Http11) => t.upstream_cx_http1_total.inc(),
+        None => {}
     }
 }
 

@@ -128,12 +128,23 @@ struct Waiter {
 /// `upstream_rq_pending_active` and the breaker's pending request.
 struct PendingGuard {
     core: Rc<Core>,
+    host: Arc<Host>,
     _permit: Permit,
+}
+
+impl PendingGuard {
+    fn new(core: &Rc<Core>, host: &Arc<Host>, permit: Permit) -> PendingGuard {
+        core.stats.traffic.upstream_rq_pending_total.inc();
+        core.stats.traffic.upstream_rq_pending_active.inc();
+        host.state.stats.rq_pending_active.inc();
+        PendingGuard { core: core.clone(), host: host.clone(), _permit: permit }
+    }
 }
 
 impl Drop for PendingGuard {
     fn drop(&mut self) {
         self.core.stats.traffic.upstream_rq_pending_active.dec();
+        self.host.state.stats.rq_pending_active.dec();
     }
 }
 
@@ -271,12 +282,12 @@ impl Pool {
         })
     }
 
-    /// The breaker's request, or `upstream_rq_pending_overflow`.
+    /// The breaker's request, or `upstream_rq_active_overflow`.
     fn request(&self) -> Result<RequestGuard, PoolError> {
         match self.breaker().acquire(Resource::Requests) {
             Some(permit) => Ok(RequestGuard::new(&self.core, &self.host, Some(permit))),
             None => {
-                self.core.stats.traffic.upstream_rq_pending_overflow.inc();
+                self.core.stats.traffic.upstream_rq_active_overflow.inc();
                 Err(PoolError::Overflow)
             }
         }
@@ -308,9 +319,7 @@ impl Pool {
             t.upstream_rq_pending_overflow.inc();
             return State::Ready(Some(Err(PoolError::Overflow)));
         };
-        t.upstream_rq_pending_total.inc();
-        t.upstream_rq_pending_active.inc();
-        let pending = PendingGuard { core: self.core.clone(), _permit: permit };
+        let pending = PendingGuard::new(&self.core, &self.host, permit);
         let waiter = Rc::new(Waiter {
             slot: RefCell::default(),
             waker: RefCell::default(),
@@ -346,7 +355,12 @@ impl Pool {
             }
         };
         self.connecting.set(self.connecting.get() + 1);
-        let conn = Conn::open(self.core.clone(), self.host.clone(), permit);
+        let protocol = match self.key.speaks {
+            Speaks::H1 => Some(Protocol::Http11),
+            Speaks::H2 => Some(Protocol::Http2),
+            Speaks::Negotiated => None,
+        };
+        let conn = Conn::open(self.core.clone(), self.host.clone(), permit, protocol);
         let pool = self.clone();
         tokio::task::spawn_local(async move { pool.connect(conn).await });
     }
@@ -407,6 +421,9 @@ impl Pool {
         };
         self.negotiated.set(Some(if h2 { Speaks::H2 } else { Speaks::H1 }));
         let protocol = if h2 { Protocol::Http2 } else { Protocol::Http11 };
+        if self.key.speaks == Speaks::Negotiated {
+            conn::count_protocol(&self.core.stats.traffic, Some(protocol));
+        }
         conn.established(local, tls, Some(protocol));
         if !h2 {
             return Ok(Ready::H1(Box::new(h1::ClientConn::new(io, self.core.h1.clone()))));
@@ -557,10 +574,8 @@ pub(super) async fn connect_tcp(
         t.upstream_rq_pending_overflow.inc();
         return Err(PoolError::Overflow);
     };
-    t.upstream_rq_pending_total.inc();
-    t.upstream_rq_pending_active.inc();
-    let pending = PendingGuard { core: core.clone(), _permit: pending };
-    let conn = Conn::open(core.clone(), host.clone(), permit);
+    let pending = PendingGuard::new(&core, &host, pending);
+    let conn = Conn::open(core.clone(), host.clone(), permit, None);
     let Some(transport) = core.shared.transports.get(transport) else {
         return Err(PoolError::Local("no such transport socket".into()));
     };

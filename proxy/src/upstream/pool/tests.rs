@@ -150,6 +150,22 @@ fn breakers_overflow() {
 }
 
 #[test]
+fn the_request_breaker_counts_apart_from_the_queue() {
+    local(async {
+        let mut info = to(server(OK, 99).await);
+        info.breakers[0].max_requests = 1;
+        let rig = Rig::new(info);
+        let (c, host) = one(&rig);
+        let held = c.checkout(&host, &ConnectSpec::default()).await.unwrap();
+        assert_eq!(c.checkout(&host, &ConnectSpec::default()).await.err(), Some(PoolError::Overflow));
+        rig.expect(&[("upstream_rq_active_overflow", 1), ("upstream_rq_pending_overflow", 0)]);
+        rig.expect(&[("circuit_breakers.default.rq_open", 1)]);
+        drop(held);
+        rig.expect(&[("circuit_breakers.default.rq_open", 0)]);
+    });
+}
+
+#[test]
 fn a_refused_connection_fails_all_who_wait() {
     local(async {
         let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
@@ -163,6 +179,7 @@ fn a_refused_connection_fails_all_who_wait() {
         settle().await;
         rig.expect(&[("upstream_cx_active", 0), ("upstream_rq_pending_failure_eject", 2)]);
         assert_eq!(rig.stat("upstream_cx_connect_fail"), rig.stat("upstream_cx_total"));
+        assert_eq!(rig.stat("upstream_cx_http1_total"), rig.stat("upstream_cx_total"));
         assert!(host.state.stats.cx_connect_fail.get() > 0);
     });
 }
@@ -308,7 +325,7 @@ fn an_unchanged_host_keeps_state_and_connections() {
             assert_eq!(host.weight, weight);
             assert_eq!(get(&c, &host).await, Ok((200, weight == 2)));
         }
-        rig.expect(&[("membership_change", 1), ("max_host_weight", 2)]);
+        rig.expect(&[("membership_change", 1), ("max_host_weight", 2), ("upstream_rq_pending_active", 0)]);
     });
 }
 
