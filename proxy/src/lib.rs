@@ -15,6 +15,7 @@ pub mod rbac;
 pub mod router;
 pub mod server;
 pub mod stream_info;
+pub mod tcp;
 pub mod telemetry;
 pub mod tls;
 pub mod upstream;
