@@ -3,18 +3,23 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use rand::Rng as _;
 use tokio::sync::watch;
 
 use super::{Shared, Worker};
 use crate::config::access_log::AccessLog;
+use crate::config::bootstrap::Node;
 use crate::config::filter::{Rbac, TcpProxy};
 use crate::config::hcm::Hcm;
 use crate::http;
 use crate::listener::{self, BindError, Connection, Draining, Handler, Serving};
 use crate::rbac::NetworkRbac;
 use crate::stream_info::StreamInfo;
-use crate::telemetry::access_log::AccessLogger;
+use crate::tcp;
+use crate::telemetry::access_log::{AccessLogger, WorkerFiles};
 use crate::telemetry::format::{FormatContext, LogType};
+use crate::telemetry::stats::Stats;
+use crate::upstream::LocalClusters;
 
 /// Running workers.
 #[derive(Debug)]
@@ -105,6 +110,8 @@ fn run(
             return;
         }
         tokio::task::spawn_local(worker.logs.clone().flush_periodically());
+        // Before the listeners: a route or TCP proxy that a new listener brings finds its cluster.
+        tokio::task::spawn_local(follow_clusters(worker.clone()));
         tokio::task::spawn_local(manager.run());
         let mut draining = shared.listeners.draining();
         let drains = worker.clone();
@@ -116,6 +123,18 @@ fn run(
     });
 }
 
+/// Takes each new snapshot's clusters in: those that changed or left are let go.
+async fn follow_clusters(worker: Rc<Worker>) {
+    let store = worker.shared.store.clone();
+    let mut changed = store.subscribe();
+    loop {
+        worker.clusters.sync(&store.load());
+        if changed.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Hands connections from the listener to what serves them.
 struct Serve(Rc<Worker>);
 
@@ -125,8 +144,7 @@ impl Handler for Serve {
     }
 
     fn tcp_proxy(&self, connection: Connection, config: Arc<TcpProxy>, info: StreamInfo) -> Serving {
-        let _ = (config, info);
-        Box::pin(async move { drop(connection) })
+        Box::pin(tcp::serve(connection, config, info, self.0.clone()))
     }
 
     fn rbac(&self, config: &Arc<Rbac>, info: &mut StreamInfo) -> bool {
@@ -136,6 +154,28 @@ impl Handler for Serve {
     fn log(&self, logs: &[AccessLog], info: &StreamInfo) {
         let logger = AccessLogger::new(logs, &self.0.logs);
         logger.log(&FormatContext { log_type: LogType::NotSet, ..FormatContext::new(None, info) });
+    }
+}
+
+impl tcp::Env for Worker {
+    fn clusters(&self) -> &LocalClusters {
+        &self.clusters
+    }
+
+    fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    fn logs(&self) -> &Rc<WorkerFiles> {
+        &self.logs
+    }
+
+    fn random(&self) -> u64 {
+        self.rng.borrow_mut().random()
+    }
+
+    fn node(&self) -> &Node {
+        &self.shared.node
     }
 }
 
