@@ -17,8 +17,8 @@ use super::JsonError;
 const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
     .with_decode_padding_mode(DecodePaddingMode::Indifferent)
     .with_decode_allow_trailing_bits(true);
-/// Deeper documents are refused; protobuf itself stops at 100.
-const MAX_DEPTH: usize = 100;
+/// Longer paths are refused: protobuf itself stops at 100 messages in one another, each of which may be an element of a list.
+const MAX_DEPTH: usize = 200;
 
 /// Reads `value` as a message of type `descriptor`.
 pub(super) fn message(

@@ -12,8 +12,21 @@ use serde_json::{Map, Value};
 
 use super::parse::is_special;
 
+/// How many messages may lie in one another. Decoding stops at 100 by itself, but starts anew inside each `Any`: what lies deeper is
+/// kept as base64.
+const MAX_DEPTH: usize = 100;
+
 /// The JSON form of a message.
 pub(super) fn message(pool: &DescriptorPool, message: &DynamicMessage) -> Value {
+    nested(pool, message, 0)
+}
+
+/// The JSON form of an `Any`.
+pub(super) fn any(pool: &DescriptorPool, type_url: &str, bytes: &[u8]) -> Value {
+    nested_any(pool, type_url, bytes, 0)
+}
+
+fn nested(pool: &DescriptorPool, message: &DynamicMessage, depth: usize) -> Value {
     let descriptor = message.descriptor();
     match descriptor.full_name() {
         "google.protobuf.Any" => {
@@ -21,26 +34,27 @@ pub(super) fn message(pool: &DescriptorPool, message: &DynamicMessage) -> Value 
             if type_url.is_empty() && bytes.is_empty() {
                 Value::Object(Map::new())
             } else {
-                any(pool, &type_url, &bytes)
+                nested_any(pool, &type_url, &bytes, depth + 1)
             }
         }
         name if is_special(name) => well_known(message),
-        _ => Value::Object(fields(pool, message)),
+        _ => Value::Object(fields(pool, message, depth)),
     }
 }
 
-/// The JSON form of an `Any`.
-pub(super) fn any(pool: &DescriptorPool, type_url: &str, bytes: &[u8]) -> Value {
+fn nested_any(pool: &DescriptorPool, type_url: &str, bytes: &[u8], depth: usize) -> Value {
     let mut object = Map::new();
     object.insert("@type".to_owned(), Value::from(type_url));
     let name = crate::type_url::message_name(type_url);
-    let decoded =
-        pool.get_message_by_name(name).and_then(|descriptor| DynamicMessage::decode(descriptor, bytes).ok());
+    let decoded = pool
+        .get_message_by_name(name)
+        .filter(|_| depth < MAX_DEPTH)
+        .and_then(|descriptor| DynamicMessage::decode(descriptor, bytes).ok());
     match decoded {
         Some(inner) if is_special(name) => {
-            object.insert("value".to_owned(), message(pool, &inner));
+            object.insert("value".to_owned(), nested(pool, &inner, depth + 1));
         }
-        Some(inner) => object.extend(fields(pool, &inner)),
+        Some(inner) => object.extend(fields(pool, &inner, depth + 1)),
         None => {
             object.insert("value".to_owned(), Value::from(STANDARD.encode(bytes)));
         }
@@ -51,7 +65,7 @@ pub(super) fn any(pool: &DescriptorPool, type_url: &str, bytes: &[u8]) -> Value 
 /// The paths of fields without descriptor, `path.#number`, through `Any`s.
 pub(super) fn unknown_fields(pool: &DescriptorPool, message: &DynamicMessage) -> Vec<String> {
     let mut found = Vec::new();
-    collect_unknown(pool, message, "", &mut found);
+    collect_unknown(pool, message, "", 0, &mut found);
     found
 }
 
@@ -64,18 +78,18 @@ fn any_parts(message: &DynamicMessage) -> (String, Vec<u8>) {
     )
 }
 
-fn fields(pool: &DescriptorPool, message: &DynamicMessage) -> Map<String, Value> {
+fn fields(pool: &DescriptorPool, message: &DynamicMessage, depth: usize) -> Map<String, Value> {
     let mut object = Map::new();
     for (field, value) in message.fields() {
-        object.insert(field.name().to_owned(), field_value(pool, &field, value));
+        object.insert(field.name().to_owned(), field_value(pool, &field, value, depth));
     }
     object
 }
 
-fn field_value(pool: &DescriptorPool, field: &FieldDescriptor, value: &ProtoValue) -> Value {
+fn field_value(pool: &DescriptorPool, field: &FieldDescriptor, value: &ProtoValue, depth: usize) -> Value {
     match value {
         ProtoValue::List(items) => {
-            Value::Array(items.iter().map(|item| single(pool, &field.kind(), item)).collect())
+            Value::Array(items.iter().map(|item| single(pool, &field.kind(), item, depth)).collect())
         }
         ProtoValue::Map(entries) => {
             let kind = match field.kind() {
@@ -84,15 +98,17 @@ fn field_value(pool: &DescriptorPool, field: &FieldDescriptor, value: &ProtoValu
             };
             let mut sorted: Vec<_> = entries.iter().map(|(key, value)| (map_key(key), value)).collect();
             sorted.sort_by(|a, b| a.0.cmp(&b.0));
-            Value::Object(sorted.into_iter().map(|(key, value)| (key, single(pool, &kind, value))).collect())
+            Value::Object(
+                sorted.into_iter().map(|(key, value)| (key, single(pool, &kind, value, depth))).collect(),
+            )
         }
-        other => single(pool, &field.kind(), other),
+        other => single(pool, &field.kind(), other, depth),
     }
 }
 
-fn single(pool: &DescriptorPool, kind: &Kind, value: &ProtoValue) -> Value {
+fn single(pool: &DescriptorPool, kind: &Kind, value: &ProtoValue, depth: usize) -> Value {
     match value {
-        ProtoValue::Message(inner) => message(pool, inner),
+        ProtoValue::Message(inner) => nested(pool, inner, depth + 1),
         ProtoValue::EnumNumber(number) => enum_name(kind, *number),
         ProtoValue::Bool(flag) => Value::Bool(*flag),
         ProtoValue::I32(number) => Value::from(*number),
@@ -174,7 +190,16 @@ fn tidy_numbers(value: Value) -> Value {
     }
 }
 
-fn collect_unknown(pool: &DescriptorPool, message: &DynamicMessage, path: &str, found: &mut Vec<String>) {
+fn collect_unknown(
+    pool: &DescriptorPool,
+    message: &DynamicMessage,
+    path: &str,
+    depth: usize,
+    found: &mut Vec<String>,
+) {
+    if depth > MAX_DEPTH {
+        return;
+    }
     let join = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     for field in message.unknown_fields() {
         found.push(join(&format!("#{}", field.number())));
@@ -186,17 +211,23 @@ fn collect_unknown(pool: &DescriptorPool, message: &DynamicMessage, path: &str, 
             .get_message_by_name(name)
             .and_then(|inner| DynamicMessage::decode(inner, bytes.as_slice()).ok())
         {
-            collect_unknown(pool, &inner, path, found);
+            collect_unknown(pool, &inner, path, depth + 1, found);
         }
         return;
     }
     for (field, value) in message.fields() {
         match value {
-            ProtoValue::Message(inner) => collect_unknown(pool, inner, &join(field.name()), found),
+            ProtoValue::Message(inner) => collect_unknown(pool, inner, &join(field.name()), depth + 1, found),
             ProtoValue::List(items) => {
                 for (index, item) in items.iter().enumerate() {
                     if let ProtoValue::Message(inner) = item {
-                        collect_unknown(pool, inner, &join(&format!("{}[{index}]", field.name())), found);
+                        collect_unknown(
+                            pool,
+                            inner,
+                            &join(&format!("{}[{index}]", field.name())),
+                            depth + 1,
+                            found,
+                        );
                     }
                 }
             }
@@ -207,6 +238,7 @@ fn collect_unknown(pool: &DescriptorPool, message: &DynamicMessage, path: &str, 
                             pool,
                             inner,
                             &join(&format!("{}.{}", field.name(), map_key(key))),
+                            depth + 1,
                             found,
                         );
                     }

@@ -177,3 +177,40 @@ fn merge_keys_and_scalar_keys_of_yaml_are_applied() {
     assert_eq!(value["1"], "one");
     assert_eq!(value["true"], "yes");
 }
+
+#[test]
+fn any_in_any_without_end_does_not_overflow() {
+    let schema = Schema::load();
+    let mut any = Any::default();
+    for _ in 0..5000 {
+        any = Any {
+            type_url: "type.googleapis.com/google.protobuf.Any".to_owned(),
+            value: any.encode_to_vec(),
+        };
+    }
+    let value = schema.message_to_json(&any).unwrap();
+    assert!(value["value"]["value"].is_object());
+    assert!(schema.unknown_fields("google.protobuf.Any", &any.encode_to_vec()).unwrap().is_empty());
+    assert!(value.to_string().len() > 100_000, "the rest is kept as base64");
+}
+
+#[test]
+fn arbitrary_bytes_are_an_error_or_a_value() {
+    let schema = Schema::load();
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    for length in 0..400 {
+        let bytes: Vec<u8> = (0..length)
+            .map(|_| {
+                seed ^= seed << 13;
+                seed ^= seed >> 7;
+                seed ^= seed << 17;
+                seed.to_le_bytes()[3]
+            })
+            .collect();
+        let _ = schema.to_json("envoy.config.listener.v3.Listener", &bytes);
+        let _ = schema.any_to_json("type.googleapis.com/envoy.config.cluster.v3.Cluster", &bytes);
+        if let Ok(text) = std::str::from_utf8(&bytes) {
+            assert!(schema.parse_yaml::<Bootstrap>(text).is_err() || text.trim().is_empty());
+        }
+    }
+}
