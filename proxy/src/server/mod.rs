@@ -3,15 +3,19 @@
 //! `Server::start` builds what workers share, fills the store with the static resources, starts discovery, the workers and
 //! the admin server. One control runtime carries all that is not traffic.
 
+pub mod discovery;
 mod logging;
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use outrigger_xds::ads::AdsState;
+use outrigger_xds::connector::Connector;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use crate::config::apply::Applier;
 use crate::config::load::Loaded;
@@ -23,6 +27,7 @@ use crate::telemetry::trace::{ByteStream, Connect, ExportOptions, Exporter};
 use crate::upstream::ClusterManager;
 use crate::worker::{self, Shared, StartError, Workers};
 
+pub use discovery::{Discovery, DiscoveryError, Extra, SharedApplier, Sources};
 pub use logging::{COMPONENTS, LogControl, LogError, start as start_logging};
 
 /// What the command line says beside the bootstrap.
@@ -51,6 +56,8 @@ impl Default for Options {
 pub enum ServerError {
     #[error(transparent)]
     Start(#[from] StartError),
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
     #[error("outlier detection event log {path}: {source}")]
     EventLog { path: String, source: std::io::Error },
 }
@@ -60,7 +67,11 @@ pub enum ServerError {
 pub struct Server {
     pub shared: Arc<Shared>,
     /// Takes dynamic resources, and holds what `config_dump` shows.
-    pub applier: Arc<Mutex<Applier>>,
+    pub applier: SharedApplier,
+    /// True once clusters and listeners have come by ADS; `None` without ADS.
+    pub synced: Option<watch::Receiver<bool>>,
+    /// The ADS stream's state.
+    pub ads: Option<watch::Receiver<AdsState>>,
     workers: Workers,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -71,11 +82,27 @@ impl Server {
     /// # Errors
     /// A listener that cannot be bound, or a file that cannot be written.
     pub fn start(loaded: Loaded, options: &Options, control: &Handle) -> Result<Server, ServerError> {
+        Server::start_with(loaded, options, control, None, Vec::new())
+    }
+
+    /// The same with a connection to the control plane of the caller's own making, and with resources of its own.
+    ///
+    /// # Errors
+    /// As `start`.
+    pub fn start_with(
+        loaded: Loaded,
+        options: &Options,
+        control: &Handle,
+        connector: Option<Connector>,
+        extra: Vec<Box<dyn Extra>>,
+    ) -> Result<Server, ServerError> {
         let stats =
             Stats::new(loaded.bootstrap.stats.matcher.clone(), loaded.bootstrap.stats.buckets.clone());
         let store = Arc::new(Store::default());
         let applier = Applier::new(store.clone(), &loaded, &stats, tokio::time::Instant::now());
+        let applier = SharedApplier::new(applier);
         let bootstrap = loaded.bootstrap;
+        let sources = Sources::of(&bootstrap);
         crate::telemetry::node::set(bootstrap.node.clone());
         let event_log = bootstrap.outlier_event_log.as_deref().map(Path::new);
         let clusters = ClusterManager::new(store.clone(), stats.clone(), control.clone(), event_log)
@@ -107,9 +134,28 @@ impl Server {
             local_ip: local_ip(),
             node: bootstrap.node,
         });
-        let tasks = vec![control.spawn(shared.clusters.clone().run()), control.spawn(exporter.run())];
+        let mut tasks = vec![control.spawn(shared.clusters.clone().run()), control.spawn(exporter.run())];
+        let mut synced = None;
+        let mut ads = None;
+        if let Some(config) = &bootstrap.ads {
+            let connector = match connector {
+                Some(c) => c,
+                None => discovery::connector(config, &bootstrap.clusters)?,
+            };
+            let _entered = control.enter();
+            let started = Discovery::start(
+                discovery::ads_config(config, &shared.node)?,
+                connector,
+                sources,
+                applier.clone(),
+                extra,
+            );
+            synced = Some(started.synced());
+            ads = Some(started.state());
+            tasks.push(control.spawn(started.run()));
+        }
         let workers = worker::spawn(&shared, options.concurrency)?;
-        Ok(Server { shared, applier: Arc::new(Mutex::new(applier)), workers, tasks })
+        Ok(Server { shared, applier, synced, ads, workers, tasks })
     }
 
     /// Asks clients to go: responses say `connection: close`, idle connections end. With `stop_accepting` the sockets close.
