@@ -134,6 +134,17 @@ impl WorkloadCertificate {
         Self::new(origin, certificates_from_pem(origin, chain)?, key)
     }
 
+    /// The key as PEM.
+    #[must_use]
+    pub fn key_pem(&self) -> String {
+        let label = match self.key.as_ref() {
+            PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
+            PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
+            _ => "PRIVATE KEY",
+        };
+        pem(label, self.key.secret_der())
+    }
+
     /// The chain as PEM, leaf first.
     #[must_use]
     pub fn chain_pem(&self) -> String {
@@ -222,15 +233,16 @@ pub fn certificates_from_pem(
 /// Certificates as PEM.
 #[must_use]
 pub fn to_pem(certificates: &[CertificateDer<'_>]) -> String {
-    let mut text = String::new();
-    for certificate in certificates {
-        text.push_str("-----BEGIN CERTIFICATE-----\n");
-        for line in base64::engine::general_purpose::STANDARD.encode(certificate).as_bytes().chunks(64) {
-            text.extend(line.iter().map(|&byte| char::from(byte)));
-            text.push('\n');
-        }
-        text.push_str("-----END CERTIFICATE-----\n");
+    certificates.iter().map(|c| pem("CERTIFICATE", c)).collect()
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let mut text = format!("-----BEGIN {label}-----\n");
+    for line in base64::engine::general_purpose::STANDARD.encode(der).as_bytes().chunks(64) {
+        text.extend(line.iter().map(|&byte| char::from(byte)));
+        text.push('\n');
     }
+    text.push_str(&format!("-----END {label}-----\n"));
     text
 }
 

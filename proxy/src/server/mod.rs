@@ -5,6 +5,7 @@
 
 pub mod discovery;
 mod logging;
+pub mod secrets;
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::Path;
