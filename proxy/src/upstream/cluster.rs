@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::breaker::{Permit, Priority, Resource, Resources};
 use super::host::Host;
-use super::host_set::HostSet;
+use super::host_set::{HostSet, share_levels};
 use super::lb::{Balancer, LbContext};
 use super::manager::ClusterManager;
 use super::original_dst;
@@ -94,11 +94,45 @@ impl LocalClusters {
         gone.iter().for_each(|c| c.drain());
     }
 
-    /// The cluster, if the snapshot has it.
+    /// The cluster, if the snapshot has it. An aggregate cluster stands for the one of its members whose turn it is.
     pub fn get(&self, name: &str) -> Option<Rc<Cluster>> {
-        if let Some(c) = self.clusters.borrow().get(name) {
-            return Some(c.clone());
+        self.get_nested(name, AGGREGATE_DEPTH)
+    }
+
+    fn get_nested(&self, name: &str, depth: usize) -> Option<Rc<Cluster>> {
+        let found = self.clusters.borrow().get(name).cloned();
+        let cluster = match found {
+            Some(c) => c,
+            None => self.build(name)?,
+        };
+        match &cluster.info().discovery {
+            Discovery::Aggregate(members) if depth > 0 => {
+                let members = members.iter().filter_map(|m| self.get_nested(m, depth - 1)).collect();
+                Some(self.member(&cluster, members).unwrap_or(cluster))
+            }
+            _ => Some(cluster),
         }
+    }
+
+    /// The member that takes a request: their priority levels count as one cluster's, in the members' order.
+    fn member(&self, aggregate: &Cluster, members: Vec<Rc<Cluster>>) -> Option<Rc<Cluster>> {
+        let mut owners = Vec::new();
+        let mut levels = Vec::new();
+        for (i, m) in members.iter().enumerate() {
+            for level in &m.hosts().health {
+                owners.push(i);
+                levels.push(*level);
+            }
+        }
+        if levels.is_empty() {
+            return members.into_iter().next();
+        }
+        let load = share_levels(&levels, aggregate.info().lb_common.panic_threshold);
+        let (level, _) = load.choose(rand::random());
+        members.into_iter().nth(*owners.get(level)?)
+    }
+
+    fn build(&self, name: &str) -> Option<Rc<Cluster>> {
         let snapshot = self.ctx.snapshot.borrow().clone();
         let shared = self.ctx.manager.cluster(name, &snapshot)?;
         let cluster = Rc::new(Cluster::new(shared, self.ctx.clone()));
@@ -111,6 +145,9 @@ impl LocalClusters {
         &self.ctx.manager
     }
 }
+
+/// How deep aggregate clusters may be nested; one that names itself ends here without a host.
+const AGGREGATE_DEPTH: usize = 8;
 
 /// A cluster in this worker.
 pub struct Cluster {
@@ -153,9 +190,9 @@ impl Cluster {
         let cache = Cache::new(shared.hosts.clone());
         let core = Core { shared, stats, ctx, h1: Arc::new(h1), h2: Arc::new(h2), tls: OnceCell::new() };
         Cluster {
-            core: Rc::new(core),
             hosts: RefCell::new(cache),
-            balancer: RefCell::new(Balancer::new(info, set, rand::random())),
+            balancer: RefCell::new(Balancer::new(info, set, rand::random(), &core.stats.traffic)),
+            core: Rc::new(core),
             pools: RefCell::default(),
             original: original_dst::Hosts::default(),
         }
@@ -218,7 +255,7 @@ impl Cluster {
         if Arc::ptr_eq(balancer.set(), set) {
             return;
         }
-        balancer.update(set);
+        balancer.update(set, &self.core.stats.traffic);
         let mut pools = self.pools.borrow_mut();
         if pools.is_empty() || matches!(self.info().discovery, Discovery::OriginalDst { .. }) {
             return;

@@ -42,6 +42,8 @@ pub struct HostSet {
     pub overprovisioning: u32,
     /// Percent of traffic by priority: healthy hosts, then degraded ones. Sums up to 100.
     pub load: Load,
+    pub(super) health: Vec<LevelHealth>,
+    options: Option<SetOptions>,
 }
 
 /// How the traffic is split.
@@ -95,7 +97,28 @@ impl HostSet {
         for (level, panic) in priorities.iter_mut().zip(panic) {
             level.panic = panic;
         }
-        HostSet { priorities, overprovisioning: options.overprovisioning, load }
+        HostSet {
+            priorities,
+            overprovisioning: options.overprovisioning,
+            load,
+            health,
+            options: Some(*options),
+        }
+    }
+
+    /// The hosts that `keep` wants, with locality weights from `weight` (weight, hosts kept, hosts in all).
+    pub fn subset(&self, keep: &dyn Fn(&Host) -> bool, weight: &dyn Fn(u32, usize, usize) -> u32) -> HostSet {
+        let Some(options) = &self.options else { return HostSet::default() };
+        let kept: Vec<Arc<Host>> = self.hosts().filter(|h| keep(h)).cloned().collect();
+        let weights = |priority: u32, locality: &Locality| {
+            let level = self.priorities.get(priority as usize);
+            let group = level.and_then(|l| l.localities.iter().find(|g| *g.locality == *locality));
+            group.map_or(0, |g| {
+                let n = g.group.all.iter().filter(|h| keep(h)).count();
+                weight(g.weight, n, g.group.all.len())
+            })
+        };
+        HostSet::new(&kept, &weights, options)
     }
 
     /// All hosts, by priority.
@@ -116,10 +139,17 @@ impl HostSet {
 
     /// The priority for a random number, and whether its degraded hosts are meant.
     pub fn choose_priority(&self, random: u64) -> (usize, bool) {
+        self.load.choose(random)
+    }
+}
+
+impl Load {
+    /// The level for a random number, and whether its degraded hosts are meant.
+    pub fn choose(&self, random: u64) -> (usize, bool) {
         #[allow(clippy::cast_possible_truncation)] // below 101
         let wanted = (random % 100 + 1) as u32;
         let mut sum = 0;
-        for (loads, degraded) in [(&self.load.healthy, false), (&self.load.degraded, true)] {
+        for (loads, degraded) in [(&self.healthy, false), (&self.degraded, true)] {
             for (i, load) in loads.iter().enumerate() {
                 sum += load;
                 if wanted <= sum {
@@ -144,7 +174,7 @@ impl Group {
 
 /// What the split needs to know of a level.
 #[derive(Clone, Copy, Debug)]
-struct LevelHealth {
+pub(super) struct LevelHealth {
     hosts: usize,
     eligible: usize,
     healthy: usize,
@@ -189,7 +219,18 @@ impl LevelHealth {
     }
 }
 
-/// The split of traffic, and which levels panic.
+/// The split of traffic among the levels of several clusters, one after the other: an aggregate cluster's.
+pub(super) fn share_levels(levels: &[LevelHealth], panic_threshold: f64) -> Load {
+    let options = SetOptions {
+        overprovisioning: 140,
+        panic_threshold,
+        weighted_priority_health: false,
+        ignore_new_until_first_hc: false,
+    };
+    share(levels, &options).0
+}
+
+/// The split of traffic, and which levels panic. There is at least one level.
 fn share(levels: &[LevelHealth], options: &SetOptions) -> (Load, Vec<bool>) {
     let none = vec![false; levels.len()];
     let available: u32 = levels.iter().map(|l| l.healthy_percent + l.degraded_percent).sum::<u32>().min(100);

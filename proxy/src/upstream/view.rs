@@ -115,7 +115,9 @@ impl ClusterView {
     pub fn write_text(&self, out: &mut String) {
         let name = &self.name;
         // Writing to a string does not fail.
-        let mut line = |rest: std::fmt::Arguments<'_>| drop(writeln!(out, "{name}::{rest}"));
+        let mut line = |rest: std::fmt::Arguments<'_>| {
+            let _ = writeln!(out, "{name}::{rest}");
+        };
         line(format_args!("observability_name::{}", self.observability_name));
         if let Some(o) = &self.outlier {
             line(format_args!("outlier::success_rate_average::{}", o.external.0));

@@ -1,12 +1,13 @@
 //! Load balancing: priority, then panic or health, then locality, then the policy's choice of a host. Follows Envoy's "Load
 //! balancing" pages. The way of a choice: `Balancer::choose` → `HostSet::choose_priority` → `source` → a scheduler
-//! (`edf`, `least_request`, random) or a hash table (`hashing`, `ring_hash`, `maglev`). One `Balancer` per worker and cluster.
+//! (`edf`, `slow_start`) or a hash table (`hashing`, `ring_hash`, `maglev`); `subset` comes before all of it. One `Balancer` per worker and cluster.
 
 mod edf;
 pub mod hashing;
 mod maglev;
 mod ring_hash;
 mod slow_start;
+mod subset;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ use super::stats::TrafficStats;
 use crate::config::cluster::{Cluster, LbPolicy, SlowStart};
 use crate::head::Head;
 use edf::Edf;
+use subset::{Choice, Subsets};
 
 /// What a request brings to the choice of a host.
 #[derive(Clone, Copy, Debug, Default)]
@@ -69,18 +71,34 @@ pub struct Balancer {
     localities: HashMap<(usize, bool), Edf>,
     rng: SmallRng,
     seed: usize,
+    subsets: Option<Subsets>,
 }
 
 impl Balancer {
     /// A balancer over `set`; `seed` makes its choices repeatable.
-    pub fn new(info: Arc<Cluster>, set: Arc<HostSet>, seed: u64) -> Balancer {
+    pub fn new(info: Arc<Cluster>, set: Arc<HostSet>, seed: u64, stats: &TrafficStats) -> Balancer {
+        let mut balancer = Balancer::plain(info, set, seed);
+        balancer.make_subsets(stats);
+        balancer
+    }
+
+    /// One without subsets.
+    fn plain(info: Arc<Cluster>, set: Arc<HostSet>, seed: u64) -> Balancer {
         let mut rng = SmallRng::seed_from_u64(seed);
         let seed = rng.random_range(0..1 << 16);
-        Balancer { info, set, walks: HashMap::new(), localities: HashMap::new(), rng, seed }
+        Balancer { info, set, walks: HashMap::new(), localities: HashMap::new(), rng, seed, subsets: None }
+    }
+
+    fn make_subsets(&mut self, stats: &TrafficStats) {
+        let info = self.info.clone();
+        if let Some(config) = &info.lb_common.subset {
+            let before = self.subsets.as_ref().map_or(0, Subsets::len);
+            self.subsets = Some(Subsets::new(&info, config, &self.set, &mut self.rng, before, stats));
+        }
     }
 
     /// Goes over to another set of hosts where it is one.
-    pub fn update(&mut self, set: &Arc<HostSet>) {
+    pub fn update(&mut self, set: &Arc<HostSet>, stats: &TrafficStats) {
         if Arc::ptr_eq(&self.set, set) {
             return;
         }
@@ -88,6 +106,7 @@ impl Balancer {
         self.localities.clear();
         // Weighted walks hold indices into the old set; plain ones go on from where they are.
         self.walks.retain(|_, w| matches!(w, Walk::Index(_)));
+        self.make_subsets(stats);
     }
 
     /// The host set that choices are made from.
@@ -99,13 +118,29 @@ impl Balancer {
     pub fn choose(&mut self, ctx: &LbContext<'_>, stats: &TrafficStats) -> Option<Arc<Host>> {
         let mut last = None;
         for attempt in 0..=ctx.attempts {
-            let host = self.choose_once(ctx, attempt, stats)?;
+            let host = self.choose_among_subsets(ctx, attempt, stats)?;
             if !ctx.avoid.iter().any(|h| h.same(&host)) {
                 return Some(host);
             }
             last = Some(host);
         }
         last
+    }
+
+    fn choose_among_subsets(
+        &mut self,
+        ctx: &LbContext<'_>,
+        attempt: u32,
+        stats: &TrafficStats,
+    ) -> Option<Arc<Host>> {
+        let info = self.info.clone();
+        if let (Some(subsets), Some(config)) = (&mut self.subsets, &info.lb_common.subset) {
+            match subsets.choose(config, ctx, attempt, stats) {
+                Choice::Host(host) => return host,
+                Choice::Any => {}
+            }
+        }
+        self.choose_once(ctx, attempt, stats)
     }
 
     fn choose_once(&mut self, ctx: &LbContext<'_>, attempt: u32, stats: &TrafficStats) -> Option<Arc<Host>> {

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::*;
-use crate::config::cluster::{Cluster as Info, EdsHealth, Endpoints};
+use crate::config::cluster::{Cluster as Info, EdsHealth, Endpoints, Subset, SubsetFallback, SubsetSelector};
 use crate::upstream::host::HealthFlags;
 use crate::upstream::testing::{Rig, addresses, cluster, endpoints, locality};
 
@@ -224,4 +224,93 @@ async fn slow_start_grows_a_new_host_s_share() {
         assert!((new - share).abs() <= 15, "after {at} s: {new}");
         tokio::time::advance(Duration::from_secs(50)).await;
     }
+}
+
+/// Hosts 1 to 4 with versions and stages in `envoy.lb`.
+fn labelled(fallback: SubsetFallback, default: serde_json::Value) -> Info {
+    let mut e = hosts(&[1, 1, 1, 1]);
+    let labels = [("v1", "prod"), ("v1", "dev"), ("v2", "prod"), ("v2", "prod")];
+    for (endpoint, (version, stage)) in e.localities[0].endpoints.iter_mut().zip(labels) {
+        let m = serde_json::json!({ "envoy.lb": { "version": version, "stage": stage } });
+        endpoint.metadata = m.as_object().cloned().map(Arc::new);
+    }
+    let selector = |keys: &[&str], fallback, fallback_keys: &[&str]| SubsetSelector {
+        keys: keys.iter().map(|k| Arc::from(*k)).collect(),
+        fallback,
+        fallback_keys: fallback_keys.iter().map(|k| Arc::from(*k)).collect(),
+        single_host: false,
+    };
+    let mut info = cluster(e);
+    info.lb_common.subset = Some(Subset {
+        fallback,
+        default_subset: default.as_object().cloned().map(Arc::new),
+        selectors: vec![
+            selector(&["version"], None, &[]),
+            selector(&["version", "stage"], Some(SubsetFallback::KeysSubset), &["version"]),
+            selector(&["stage"], Some(SubsetFallback::None), &[]),
+        ],
+        locality_weight_aware: false,
+        scale_locality_weight: false,
+        panic_mode_any: false,
+        list_as_any: false,
+    });
+    info
+}
+
+#[tokio::test]
+async fn subsets_choose_among_hosts_that_agree() {
+    let none = serde_json::Value::Null;
+    let v2 = serde_json::json!({ "version": "v2" });
+    // Fallback, the route's metadata, hosts that may be chosen.
+    for (fallback, wanted, expected) in [
+        (SubsetFallback::None, serde_json::json!({ "version": "v1" }), vec![1, 2]),
+        (SubsetFallback::None, serde_json::json!({ "version": "v1", "stage": "dev" }), vec![2]),
+        // No such pair: the selector falls back to the version alone.
+        (SubsetFallback::None, serde_json::json!({ "version": "v2", "stage": "dev" }), vec![3, 4]),
+        (SubsetFallback::None, serde_json::json!({ "version": "v9" }), vec![]),
+        (SubsetFallback::AnyEndpoint, serde_json::json!({ "version": "v9" }), vec![1, 2, 3, 4]),
+        (SubsetFallback::DefaultSubset, serde_json::json!({ "version": "v9" }), vec![3, 4]),
+        // The selector's own fallback wins over the cluster's.
+        (SubsetFallback::AnyEndpoint, serde_json::json!({ "stage": "test" }), vec![]),
+        // No selector has these keys; and a route without metadata.
+        (SubsetFallback::AnyEndpoint, serde_json::json!({ "colour": "red" }), vec![1, 2, 3, 4]),
+        (SubsetFallback::DefaultSubset, none.clone(), vec![3, 4]),
+        (SubsetFallback::None, none.clone(), vec![]),
+    ] {
+        let rig = Rig::new(labelled(fallback, v2.clone()));
+        let c = rig.local.get("c").unwrap();
+        let ctx = LbContext { metadata_match: wanted.as_object(), ..LbContext::default() };
+        let mut seen: Vec<u8> = (0..20).filter_map(|_| c.pick(&ctx).ok()).map(|h| octet(&h)).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen, expected, "{fallback:?} {wanted}");
+    }
+}
+
+#[tokio::test]
+async fn subsets_are_counted() {
+    let rig = Rig::new(labelled(SubsetFallback::AnyEndpoint, serde_json::Value::Null));
+    let wanted = serde_json::json!({ "version": "v1" });
+    spread(&rig, 3, &LbContext { metadata_match: wanted.as_object(), ..LbContext::default() });
+    spread(&rig, 2, &LbContext::default());
+    // v1, v2; v1-prod, v1-dev, v2-prod; prod, dev.
+    rig.expect(&[("lb_subsets_active", 7), ("lb_subsets_created", 7), ("lb_subsets_selected", 3)]);
+    rig.expect(&[("lb_subsets_fallback", 2)]);
+}
+
+#[tokio::test]
+async fn an_aggregate_cluster_fails_over_to_its_next_member() {
+    let a = addresses(2);
+    let rig = Rig::new(cluster(endpoints(&[(a[0], 1)])));
+    rig.put(Info { name: "d".into(), stat_name: "d".into(), ..cluster(endpoints(&[(a[1], 1)])) });
+    let mut aggregate =
+        Info { name: "both".into(), stat_name: "both".into(), ..cluster(Endpoints::default()) };
+    aggregate.discovery = crate::config::cluster::Discovery::Aggregate(vec!["c".into(), "d".into()]);
+    rig.put(aggregate);
+    let chosen = || rig.local.get("both").unwrap().info().name.clone();
+    assert!((0..20).all(|_| &*chosen() == "c"));
+    let c = rig.local.get("c").unwrap();
+    c.hosts().hosts().next().unwrap().state.set(HealthFlags::FAILED_OUTLIER_CHECK);
+    c.shared().health_changed();
+    assert!((0..20).all(|_| &*chosen() == "d"));
 }
