@@ -199,6 +199,8 @@ pub struct Download {
     /// The upstream's message is over.
     ended: bool,
     trailers: bool,
+    /// Chunks go on as they came; `None` before the first bytes.
+    raw: Option<bool>,
 }
 
 impl Download {
@@ -222,6 +224,9 @@ impl Download {
         mut messages: Option<&mut Messages>,
         moved: &mut bool,
     ) -> Poll<Result<(), Side>> {
+        let raw = *self
+            .raw
+            .get_or_insert_with(|| messages.is_none() && down.takes_raw() && up.set_raw_chunked(true));
         loop {
             while !self.pending.is_empty() {
                 ready!(down.poll_send_bytes(cx, &mut self.pending, self.ended && trailers.is_none()))
@@ -263,7 +268,14 @@ impl Download {
                 }
             }
             let ends = up.data_ends();
-            if !down.is_h1() {
+            if raw {
+                while !up.data().is_empty() {
+                    let n = ready!(down.poll_send_raw(cx, up.data(), ends)).map_err(Side::Down)?;
+                    up.consume(n);
+                    *moved = true;
+                }
+                down.sent_raw(up.counts().body_received);
+            } else if !down.is_h1() {
                 self.pending = up.take_data();
                 feed(&mut messages, &self.pending);
             } else {

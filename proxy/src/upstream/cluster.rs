@@ -24,7 +24,7 @@ use super::transport::TransportKind;
 use crate::config::cluster::{Cluster as Info, Discovery, UpstreamProtocol};
 use crate::config::hcm::Protocol;
 use crate::config::snapshot::Snapshot;
-use crate::http::codec::{h1, h2};
+use crate::http::codec::{DEFAULT_RESPONSE_HEADERS_KB, h1, h2};
 use crate::tls::{ConnectOptions, TlsStats};
 
 /// What all clusters of a worker have in common.
@@ -182,7 +182,7 @@ impl Cluster {
     fn new(shared: Arc<SharedCluster>, ctx: Rc<WorkerContext>) -> Cluster {
         let info = shared.info().clone();
         let stats = Rc::new(ClusterStats::new(ctx.manager.stats(), &info.stat_name));
-        let max_headers_kb = info.http.max_response_headers_kb.unwrap_or(60);
+        let max_headers_kb = info.http.max_response_headers_kb.unwrap_or(DEFAULT_RESPONSE_HEADERS_KB);
         let max_headers_count = info.http.max_headers_count;
         let h1 = h1::Options { http1: info.http.http1.clone(), max_headers_kb, max_headers_count };
         let h2 = h2::Options { http2: info.http.http2.clone(), max_headers_kb, max_headers_count };

@@ -130,6 +130,21 @@ impl DownStream {
         }
     }
 
+    /// Whether the response, whose head was sent, is framed in chunks, so that `poll_send_raw` may be used.
+    pub fn takes_raw(&self) -> bool {
+        match self {
+            DownStream::H1(s) => s.takes_raw(),
+            DownStream::H2(_) => false,
+        }
+    }
+
+    /// Tells the counters how many payload bytes `poll_send_raw` has carried so far.
+    pub fn sent_raw(&mut self, payload: u64) {
+        if let DownStream::H1(s) = self {
+            s.sent_raw(payload);
+        }
+    }
+
     /// Ends the body with trailers.
     pub fn send_trailers(&mut self, head: &Head) {
         dispatch!(self, s => s.send_trailers(head));

@@ -57,6 +57,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ClientConn<T> {
         &self.io
     }
 
+    /// The same, to change.
+    pub fn io_mut(&mut self) -> &mut T {
+        &mut self.io
+    }
+
     /// Puts the request's head into the write buffer; it leaves with the first body bytes or with `poll_finish`.
     pub fn send_head(&mut self, head: &Head, end: bool) {
         let connect = head.method() == b"CONNECT";

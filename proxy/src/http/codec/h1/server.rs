@@ -64,6 +64,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServerConn<T> {
         &self.io
     }
 
+    /// The same, to change.
+    pub fn io_mut(&mut self) -> &mut T {
+        &mut self.io
+    }
+
     /// Whether bytes of a next request stand in the buffer: the time to start its clock.
     pub fn has_buffered(&self) -> bool {
         !self.buffer.is_empty()
@@ -257,6 +262,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServerConn<T> {
         end: bool,
     ) -> Poll<Result<usize, CodecError>> {
         self.writer.poll_raw(cx, &mut self.io, data, end, &mut self.counts)
+    }
+
+    /// Whether the response is framed in chunks.
+    pub fn takes_raw(&self) -> bool {
+        self.writer.is_chunked()
+    }
+
+    /// Tells the counters how many payload bytes `poll_send_raw` has carried so far.
+    pub fn sent_raw(&mut self, payload: u64) {
+        self.counts.body_sent = payload;
     }
 
     /// Ends the body with trailers; dropped unless `enable_trailers`.

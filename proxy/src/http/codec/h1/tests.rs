@@ -567,10 +567,11 @@ async fn exchange(
         }
     };
     let mut body = Vec::new();
-    while !meta.end {
+    let mut more = !meta.end;
+    while more {
         match poll_fn(|cx| client.poll_body(cx)).await? {
             BodyEvent::Data => body.extend_from_slice(&client.take_data()),
-            BodyEvent::Trailers | BodyEvent::End => break,
+            BodyEvent::Trailers | BodyEvent::End => more = false,
         }
     }
     Ok((heads.join("+"), String::from_utf8(body).unwrap(), client.is_reusable()))

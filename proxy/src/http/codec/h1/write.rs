@@ -64,6 +64,11 @@ impl Writer {
         self.framing == Framing::UntilClose
     }
 
+    /// Whether the body goes in chunks.
+    pub(super) fn is_chunked(&self) -> bool {
+        self.framing == Framing::Chunked
+    }
+
     /// Whether nothing waits here.
     pub(super) fn is_flushed(&self) -> bool {
         self.at == self.out.len()
