@@ -152,8 +152,9 @@ impl Discovery {
                 for r in &verdict.rejected {
                     tracing::warn!("{}: {} is refused: {}", response.type_url, r.name, r.reason);
                 }
-                self.handle.ack(&response.type_url, &response.nonce, verdict);
+                // What the new resources need is asked for before they are acknowledged, as istiod's own agent does.
                 self.subscribe();
+                self.handle.ack(&response.type_url, &response.nonce, verdict);
                 self.note(&response.type_url);
             }
             AdsEvent::Expired { type_url, names } => {

@@ -19,8 +19,10 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::config::apply::Applier;
+use crate::config::bootstrap::ConfigSource;
 use crate::config::load::Loaded;
 use crate::config::snapshot::Store;
+use crate::config::watcher::Watcher;
 use crate::listener::{self, Draining};
 use crate::telemetry::access_log::Files;
 use crate::telemetry::stats::Stats;
@@ -69,7 +71,7 @@ pub struct Server {
     pub shared: Arc<Shared>,
     /// Takes dynamic resources, and holds what `config_dump` shows.
     pub applier: SharedApplier,
-    /// True once clusters and listeners have come by ADS; `None` without ADS.
+    /// True once clusters and listeners have come by ADS or from files; `None` where neither comes.
     pub synced: Option<watch::Receiver<bool>>,
     /// The ADS stream's state.
     pub ads: Option<watch::Receiver<AdsState>>,
@@ -155,6 +157,12 @@ impl Server {
             ads = Some(started.state());
             tasks.push(control.spawn(started.run()));
         }
+        let watcher = Watcher::new(applier.clone(), bootstrap.cds.clone(), bootstrap.lds.clone());
+        let from_file = |s: &Option<ConfigSource>| matches!(s, Some(ConfigSource::Path { .. }));
+        if synced.is_none() && (from_file(&bootstrap.cds) || from_file(&bootstrap.lds)) {
+            synced = Some(watcher.synced());
+        }
+        tasks.push(control.spawn(watcher.run()));
         let workers = worker::spawn(&shared, options.concurrency)?;
         Ok(Server { shared, applier, synced, ads, workers, tasks })
     }
