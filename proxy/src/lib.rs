@@ -3,6 +3,7 @@
 //! Modules depend downwards only: `agent` → {`listener`, `http`, `tcp`, `admin`} → `router` → `upstream` → `tls` →
 //! {`config`, `telemetry`} → {`head`, `stream_info`, `net`}. ARCHITECTURE.md has the pictures.
 
+pub mod admin;
 pub mod agent;
 pub mod cli;
 pub mod config;
