@@ -20,6 +20,17 @@ pub struct Cli {
 /// What can be asked for beside running a bootstrap.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run as the proxy of a pod that istiod injected.
+    Proxy(crate::agent::sidecar::ProxyOptions),
+    /// Capture the pod's traffic: the init container.
+    #[command(name = "istio-iptables")]
+    Iptables(crate::agent::iptables::IptablesOptions),
+    /// Ask a page of this pod's proxy.
+    Request(crate::agent::request::RequestOptions),
+    /// Wait until this pod's proxy is ready.
+    Wait(crate::agent::wait::WaitOptions),
+    /// Print the version.
+    Version,
     /// Run the workload with podinfo's API that the demo and the tests use.
     #[command(hide = true)]
     Workload(crate::demo::workload::WorkloadOptions),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Parser as _;
 
+use outrigger::agent;
 use outrigger::cli::{Cli, Command, Mode, RunOptions, version_line};
 use outrigger::config::load::{self, Source};
 use outrigger::server::{self, Options, Server};
@@ -17,6 +18,16 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
+        Some(Command::Proxy(options)) => exit(agent::sidecar::run(&options)),
+        Some(Command::Iptables(options)) => exit(agent::iptables::run(&options, &mut std::io::stdout())),
+        Some(Command::Request(options)) => {
+            on_a_small_runtime(async { agent::request::run(&options, &mut std::io::stdout()).await })
+        }
+        Some(Command::Wait(options)) => on_a_small_runtime(async { agent::wait::run(&options).await }),
+        Some(Command::Version) => {
+            println!("{}", version_line());
+            ExitCode::SUCCESS
+        }
         Some(Command::Workload(options)) => workload(options),
         None => run(&cli.run),
     }
@@ -25,6 +36,20 @@ fn main() -> ExitCode {
 fn fail(what: &dyn std::fmt::Display) -> ExitCode {
     eprintln!("outrigger: {what}");
     ExitCode::FAILURE
+}
+
+fn exit<E: std::fmt::Display>(result: Result<(), E>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => fail(&e),
+    }
+}
+
+fn on_a_small_runtime<E: std::fmt::Display>(task: impl Future<Output = Result<(), E>>) -> ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(r) => exit(r.block_on(task)),
+        Err(e) => fail(&e),
+    }
 }
 
 fn workload(options: outrigger::demo::workload::WorkloadOptions) -> ExitCode {

@@ -7,8 +7,16 @@ use super::environment::Environment;
 use super::node::node;
 
 /// What of Envoy's stats Istio shows unless asked for more.
-const STATS_PREFIXES: [&str; 8] =
-    ["reporter=", "cluster_manager", "listener_manager", "server", "cluster.xds-grpc", "wasm", "component", "istio"];
+const STATS_PREFIXES: [&str; 8] = [
+    "reporter=",
+    "cluster_manager",
+    "listener_manager",
+    "server",
+    "cluster.xds-grpc",
+    "wasm",
+    "component",
+    "istio",
+];
 const STATS_SUFFIXES: [&str; 4] = ["rbac.allowed", "rbac.denied", "shadow_allowed", "shadow_denied"];
 /// Tags and the part of a stat's name that each takes out, as Istio's bootstrap has them.
 const TAGS: [(&str, &str); 13] = [
@@ -17,7 +25,10 @@ const TAGS: [(&str, &str); 13] = [
     ("tcp_prefix", r"^tcp\.((.*?)\.)\w+?$"),
     ("response_code", r"_rq(_(\d{3}))$"),
     ("response_code_class", r"_rq(_(\dxx))$"),
-    ("http_conn_manager_listener_prefix", r"^listener\..*?\.http\.(((?:[_.[:digit:]]*|[_\[\]aAbBcCdDeEfF[:digit:]]*))\.)"),
+    (
+        "http_conn_manager_listener_prefix",
+        r"^listener\..*?\.http\.(((?:[_.[:digit:]]*|[_\[\]aAbBcCdDeEfF[:digit:]]*))\.)",
+    ),
     ("listener_address", r"^listener\.(((?:[_.[:digit:]]*|[_\[\]aAbBcCdDeEfF[:digit:]]*))\.)"),
     ("cache", r"(cache\.(.+?)\.)"),
     ("component", r"(component\.(.+?)\.)"),
@@ -74,10 +85,12 @@ fn stats_patterns(environment: &Environment) -> Vec<Value> {
     };
     let owned = |list: &[&str]| list.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
     let mut patterns = Vec::new();
-    for prefix in [owned(&STATS_PREFIXES), wanted.inclusion_prefixes.clone(), annotated("Prefixes")].concat() {
+    for prefix in [owned(&STATS_PREFIXES), wanted.inclusion_prefixes.clone(), annotated("Prefixes")].concat()
+    {
         patterns.push(json!({"prefix": prefix}));
     }
-    for suffix in [owned(&STATS_SUFFIXES), wanted.inclusion_suffixes.clone(), annotated("Suffixes")].concat() {
+    for suffix in [owned(&STATS_SUFFIXES), wanted.inclusion_suffixes.clone(), annotated("Suffixes")].concat()
+    {
         patterns.push(json!({"suffix": suffix}));
     }
     let routes = vec![r"vhost\..*\.route\..*".to_owned()];

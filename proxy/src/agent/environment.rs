@@ -73,11 +73,14 @@ impl Environment {
     /// # Errors
     /// A variable that is missing or not understood, by name.
     pub fn read(source: &Source<'_>, domain: Option<&str>) -> Result<Self, EnvironmentError> {
-        let text = |name: &str| source.variables.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
+        let text = |name: &str| {
+            source.variables.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
+        };
         let required = |name: &'static str| text(name).ok_or(EnvironmentError::Missing { name });
         let proxy_config = ProxyConfig::parse(text("PROXY_CONFIG").unwrap_or("{}"))?;
         // What proxyMetadata says is as if it stood in the environment, which the template sees to; it wins here as well.
-        let setting = |name: &str| proxy_config.proxy_metadata.get(name).map(String::as_str).or_else(|| text(name));
+        let setting =
+            |name: &str| proxy_config.proxy_metadata.get(name).map(String::as_str).or_else(|| text(name));
         let namespace = required("POD_NAMESPACE")?.to_owned();
         let mut metadata = Map::new();
         let all = source.variables.iter().chain(&proxy_config.proxy_metadata);
@@ -105,8 +108,16 @@ impl Environment {
             cpu_limit: text("ISTIO_CPU_LIMIT").map_or(Ok(0), |value| parse("ISTIO_CPU_LIMIT", value))?,
             ca_address: setting("CA_ADDR").unwrap_or(&proxy_config.discovery_address).to_owned(),
             ttl: setting("SECRET_TTL").map_or(Ok(TTL), |value| duration("SECRET_TTL", value))?,
-            grace_ratio: ratio("SECRET_GRACE_PERIOD_RATIO", setting("SECRET_GRACE_PERIOD_RATIO"), GRACE_RATIO)?,
-            grace_jitter: ratio("SECRET_GRACE_PERIOD_RATIO_JITTER", setting("SECRET_GRACE_PERIOD_RATIO_JITTER"), 0.01)?,
+            grace_ratio: ratio(
+                "SECRET_GRACE_PERIOD_RATIO",
+                setting("SECRET_GRACE_PERIOD_RATIO"),
+                GRACE_RATIO,
+            )?,
+            grace_jitter: ratio(
+                "SECRET_GRACE_PERIOD_RATIO_JITTER",
+                setting("SECRET_GRACE_PERIOD_RATIO_JITTER"),
+                0.01,
+            )?,
             key_algorithm: key_algorithm(setting("ECC_SIGNATURE_ALGORITHM"), setting("ECC_CURVE"))?,
             token: file("/var/run/secrets/tokens/istio-token"),
             xds_root: setting("XDS_ROOT_CA")
@@ -143,14 +154,21 @@ fn wrong(name: &str, value: &str, reason: &dyn std::fmt::Display) -> Environment
     EnvironmentError::Value { name: name.to_owned(), value: value.to_owned(), reason: reason.to_string() }
 }
 
-fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(name: &str, value: &str) -> Result<T, EnvironmentError> {
+fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(
+    name: &str,
+    value: &str,
+) -> Result<T, EnvironmentError> {
     value.parse().map_err(|error| wrong(name, value, &error))
 }
 
 fn ratio(name: &str, value: Option<&str>, default: f64) -> Result<f64, EnvironmentError> {
     let Some(value) = value else { return Ok(default) };
     let ratio = parse(name, value)?;
-    if (0.0..=1.0).contains(&ratio) { Ok(ratio) } else { Err(wrong(name, value, &"expected a number from 0 to 1")) }
+    if (0.0..=1.0).contains(&ratio) {
+        Ok(ratio)
+    } else {
+        Err(wrong(name, value, &"expected a number from 0 to 1"))
+    }
 }
 
 fn duration(name: &str, value: &str) -> Result<Duration, EnvironmentError> {
@@ -180,7 +198,9 @@ pub(super) fn go_duration(text: &str) -> Option<Duration> {
     }
     while !rest.is_empty() {
         let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let unit = rest[number..].find(|c: char| c.is_ascii_digit() || c == '.').map_or(rest.len(), |at| number + at);
+        let unit = rest[number..]
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .map_or(rest.len(), |at| number + at);
         let factor = match &rest[number..unit] {
             "h" => 3600.0,
             "m" => 60.0,
@@ -209,7 +229,9 @@ fn downward(text: &str) -> BTreeMap<String, String> {
 }
 
 /// A `Duration` of protobuf's JSON (`45s`), as ProxyConfig has them.
-pub(super) fn proto_duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+pub(super) fn proto_duration<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
     let text = Option::<String>::deserialize(deserializer)?;
     text.map(|text| {
         go_duration(&text).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is not a duration")))

@@ -22,7 +22,10 @@ pub fn node(environment: &Environment, role: &str) -> Value {
 
 /// The service that the pod seems to be part of: its label `app`, else its workload.
 fn cluster(environment: &Environment) -> String {
-    let service = ["service.istio.io/canonical-name", "app"].iter().rev().find_map(|label| environment.labels.get(*label));
+    let service = ["service.istio.io/canonical-name", "app"]
+        .iter()
+        .rev()
+        .find_map(|label| environment.labels.get(*label));
     let workload = environment.metadata.get("WORKLOAD_NAME").and_then(Value::as_str);
     match service.map(String::as_str).or(workload) {
         Some(service) => format!("{service}.{}", environment.namespace),

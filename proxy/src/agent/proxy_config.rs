@@ -79,8 +79,8 @@ impl ProxyConfig {
     /// # Errors
     /// When it is not the message.
     pub fn parse(text: &str) -> Result<Self, EnvironmentError> {
-        let config: Self =
-            serde_yaml_ng::from_str(text).map_err(|error| EnvironmentError::ProxyConfig(error.to_string()))?;
+        let config: Self = serde_yaml_ng::from_str(text)
+            .map_err(|error| EnvironmentError::ProxyConfig(error.to_string()))?;
         Ok(config)
     }
 
