@@ -162,6 +162,8 @@ pub struct StreamInfo {
     /// `%CONNECTION_TERMINATION_DETAILS%`.
     pub termination_details: Option<Cow<'static, str>>,
     pub flags: ResponseFlags,
+    /// `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%`: why the client's TLS handshake failed.
+    pub downstream_transport_failure: Option<Arc<str>>,
     /// Body bytes.
     pub bytes_received: u64,
     pub bytes_sent: u64,
@@ -267,6 +269,7 @@ impl StreamInfo {
             details: None,
             termination_details: None,
             flags: ResponseFlags::NONE,
+            downstream_transport_failure: None,
             bytes_received: 0,
             bytes_sent: 0,
             downstream_wire_received: 0,

@@ -63,7 +63,7 @@ pub(super) async fn serve(active: Rc<Active>, arrival: Arrival) {
         Err(reason) => {
             let info = conn_info(&manager, &owner, Some(&config), &facts, direct, start, None, is_unix);
             let mut stream = StreamInfo::new(Rc::new(info), start.0, start.1);
-            stream.termination_details = Some(reason.into());
+            stream.downstream_transport_failure = Some(reason.into());
             stream.times.complete = Some(start.0.elapsed());
             manager.handler.log(&current.compiled.listener.access_log, &stream);
             return;

@@ -57,12 +57,12 @@ async fn connect<E: Env>(
 ) -> Option<(Rc<Cluster>, TcpLease)> {
     let (name, own) = choose(&config.clusters, env.random())?;
     let info = &mut account.info;
-    info.upstream.cluster = Some(name.clone());
     let Some(cluster) = env.clusters().get(name) else {
         account.runtime.stats.downstream_cx_no_route.inc();
         info.flags.set(ResponseFlags::NO_CLUSTER_FOUND);
         return None;
     };
+    info.upstream.cluster = Some(name.clone());
     info.upstream.cluster_stat_name = Some(cluster.info().stat_name.clone());
     info.upstream.cluster_metadata.clone_from(&cluster.info().metadata);
     let criteria = criteria(&config.metadata_match, own);

@@ -46,6 +46,8 @@ pub(super) enum ErrorKind {
     Verify,
     NoCertificate,
     Connection,
+    /// The peer went away: an end, not an error.
+    Closed,
 }
 
 /// Library number of SSL in BoringSSL's packed codes.
@@ -77,13 +79,17 @@ impl TlsError {
     pub(super) fn new(e: &io::Error, outcome: &Outcome) -> TlsError {
         let Some(tls) = e.get_ref().and_then(|e| e.downcast_ref::<Error>()) else {
             // The peer went away: BoringSSL has no error to tell of.
-            return TlsError { reason: closed(e), kind: ErrorKind::Connection };
+            return TlsError { reason: closed(e), kind: ErrorKind::Closed };
         };
         let connection =
             |code, name| TlsError { reason: boring(code, name, None), kind: ErrorKind::Connection };
         match tls {
             Error::NoCertificatesPresented => TlsError {
-                reason: boring(192, "PEER_DID_NOT_RETURN_A_CERTIFICATE", None),
+                reason: boring(
+                    192,
+                    "PEER_DID_NOT_RETURN_A_CERTIFICATE",
+                    Some("peer did not provide required client certificate"),
+                ),
                 kind: ErrorKind::NoCertificate,
             },
             Error::InvalidCertificate(_) => {
@@ -111,7 +117,7 @@ impl TlsError {
             },
             Error::DecryptError => connection(139, "DECRYPTION_FAILED_OR_BAD_RECORD_MAC"),
             Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
-                connection(235, "UNEXPECTED_MESSAGE")
+                connection(223, "UNEXPECTED_MESSAGE")
             }
             _ => connection(137, "DECODE_ERROR"),
         }

@@ -20,6 +20,8 @@ pub struct CertFacts {
     pub dns_sans: Vec<Arc<str>>,
     pub ip_sans: Vec<Arc<str>>,
     pub email_sans: Vec<Arc<str>>,
+    /// All of them, in the certificate's order.
+    pub sans: Vec<Arc<str>>,
     pub subject: Arc<str>,
     pub issuer: Arc<str>,
     /// Lower-case hex without leading zero bytes.
@@ -51,13 +53,15 @@ impl CertFacts {
         };
         if let Ok(Some(san)) = cert.subject_alternative_name() {
             for name in &san.value.general_names {
-                match name {
-                    GeneralName::URI(u) => facts.uri_sans.push((*u).into()),
-                    GeneralName::DNSName(d) => facts.dns_sans.push((*d).into()),
-                    GeneralName::RFC822Name(m) => facts.email_sans.push((*m).into()),
-                    GeneralName::IPAddress(ip) => facts.ip_sans.extend(ip_text(ip)),
-                    _ => {}
-                }
+                let (list, text) = match name {
+                    GeneralName::URI(u) => (&mut facts.uri_sans, Some((*u).into())),
+                    GeneralName::DNSName(d) => (&mut facts.dns_sans, Some((*d).into())),
+                    GeneralName::RFC822Name(m) => (&mut facts.email_sans, Some((*m).into())),
+                    GeneralName::IPAddress(ip) => (&mut facts.ip_sans, ip_text(ip)),
+                    _ => continue,
+                };
+                list.extend(text.clone());
+                facts.sans.extend(text);
             }
         }
         Some(facts)

@@ -16,7 +16,9 @@ use super::error::{ContextError, TlsError};
 use super::outcome::{self, Outcome};
 use super::verify::{Role, Verifier, dns_match};
 use super::{Secrets, TlsStats, peer, suites};
-use crate::config::tls::{CertificateSource, CommonTls, DownstreamTls, Secret, TlsCertificate, Validation};
+use crate::config::tls::{
+    CertificateSource, CommonTls, DownstreamTls, Secret, TlsCertificate, TlsVersion, Validation,
+};
 use crate::net::{Io, Raw};
 use crate::stream_info::TlsInfo;
 
@@ -41,9 +43,10 @@ struct State {
 #[derive(Debug, Clone)]
 struct Ready {
     used: UsedSecrets,
-    with_alpn: Arc<ServerConfig>,
-    /// For clients whose protocols do not meet ours: Envoy goes on without ALPN, rustls would refuse.
-    without_alpn: Arc<ServerConfig>,
+    alpn: Vec<Vec<u8>>,
+    /// By "protocols meet" (Envoy goes on without ALPN where they do not, rustls would refuse), then by "TLS 1.3" (BoringSSL
+    /// follows the client's order of suites there, and the server's below).
+    configs: [[Arc<ServerConfig>; 2]; 2],
 }
 
 impl ServerContext {
@@ -126,11 +129,9 @@ impl ServerContext {
             let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), raw).await?;
             let hello = start.client_hello();
             sni = hello.server_name().map(Into::into);
-            let config = if alpn_meets(&hello, &ready.with_alpn.alpn_protocols) {
-                ready.with_alpn
-            } else {
-                ready.without_alpn
-            };
+            let alpn = usize::from(alpn_meets(&hello, &ready.alpn));
+            let tls13 = usize::from(hello.cipher_suites().iter().any(|s| suites::is_tls13(*s)));
+            let config = ready.configs[alpn][tls13].clone();
             start.into_stream(config).await
         };
         let (result, outcome) = outcome::observe(Box::pin(handshake)).await;
@@ -193,9 +194,17 @@ fn build(ir: &DownstreamTls, secrets: &Secrets) -> Result<Option<Ready>, Context
     if ir.common.key_log.is_some() {
         config.key_log = Arc::new(rustls::KeyLogFile::new());
     }
-    let without_alpn = Arc::new(config.clone());
-    config.alpn_protocols = ir.common.alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
-    Ok(Some(Ready { used, with_alpn: Arc::new(config), without_alpn }))
+    let may_1_3 = ir.common.max_version >= TlsVersion::V1_3;
+    let variant = |config: &ServerConfig, tls13: bool| {
+        let mut config = config.clone();
+        config.ignore_client_order = !(tls13 && may_1_3);
+        Arc::new(config)
+    };
+    let without_alpn = [variant(&config, false), variant(&config, true)];
+    let alpn: Vec<Vec<u8>> = ir.common.alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
+    config.alpn_protocols.clone_from(&alpn);
+    let with_alpn = [variant(&config, false), variant(&config, true)];
+    Ok(Some(Ready { used, alpn, configs: [without_alpn, with_alpn] }))
 }
 
 /// Chooses the certificate by server name, then by what the client can verify; the first is the default.

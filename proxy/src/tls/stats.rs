@@ -80,7 +80,7 @@ impl TlsStats {
         match error.kind {
             ErrorKind::NoCertificate => self.fixed.fail_verify_no_cert.inc(),
             ErrorKind::Connection => self.fixed.connection_error.inc(),
-            ErrorKind::Verify | ErrorKind::NotReady => {}
+            ErrorKind::Verify | ErrorKind::NotReady | ErrorKind::Closed => {}
         }
     }
 

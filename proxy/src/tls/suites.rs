@@ -131,6 +131,11 @@ pub(super) fn version_name(v: Option<ProtocolVersion>) -> &'static str {
     }
 }
 
+/// Whether a suite belongs to TLS 1.3: a client that offers one speaks it.
+pub(super) fn is_tls13(suite: CipherSuite) -> bool {
+    TLS13.iter().any(|s| s.suite() == suite)
+}
+
 /// OpenSSL's name of a negotiated suite.
 pub(super) fn cipher_name(suite: CipherSuite) -> &'static str {
     match suite {

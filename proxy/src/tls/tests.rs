@@ -185,7 +185,7 @@ async fn missing_client_certificate_is_refused_only_where_required() {
     let (server_text, client_text) = sides.texts();
     assert_eq!(
         server_text,
-        "TLS_error:|268435648:SSL routines:OPENSSL_internal:PEER_DID_NOT_RETURN_A_CERTIFICATE:TLS_error_end"
+        "TLS_error:|268435648:SSL routines:OPENSSL_internal:PEER_DID_NOT_RETURN_A_CERTIFICATE:peer did not provide required client certificate:TLS_error_end"
     );
     assert_eq!(
         client_text,
@@ -228,7 +228,12 @@ async fn unknown_authority_expiry_and_wrong_san_are_told_apart() {
         matcher: StringMatcher::Exact { value: "spiffe://td/ns/x/sa/else".into(), ignore_case: false },
     }];
     let sides = try_with(server(ca.leaf("server", VALID)), upstream(picky.clone())).await;
-    assert_eq!(sides.texts().1, format!("{verify}verify SAN list:TLS_error_end"));
+    assert_eq!(
+        sides.texts().1,
+        format!(
+            "{verify}SAN matcher, certificate SANs are [spiffe://td/ns/x/sa/server, server.example.com]:TLS_error_end"
+        )
+    );
     assert_eq!(sides.count("c.ssl.fail_verify_san"), 1);
     picky.validation.as_mut().unwrap().accept_untrusted = true;
     let sides = try_with(server(ca.leaf("server", VALID)), upstream(picky)).await;

@@ -158,7 +158,8 @@ impl Verifier {
         if (!v.sans.is_empty() && !v.sans.iter().any(|m| san_matches(m, facts)))
             || (!self.names.is_empty() && !self.names.iter().any(by_name))
         {
-            return Err(Refused { kind: Refusal::San, text: "verify SAN list".into(), error: other("SAN") });
+            let text = format!("SAN matcher, certificate SANs are [{}]", facts.sans.join(", "));
+            return Err(Refused { kind: Refusal::San, text, error: other("SAN") });
         }
         if self.has_pins() {
             let spki = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &facts.spki_sha256);

@@ -101,10 +101,9 @@ fn write_simple(simple: Simple, ctx: &FormatContext<'_>, out: &mut Vec<u8>) -> W
         S::UpstreamRemotePort => port(up.host, out),
         S::UpstreamRequestAttemptCount => number(u64::from(info.attempt_count), out),
         S::UpstreamConnectionId => number(up.connection_id.unwrap_or(0), out),
-        S::UpstreamTransportFailureReason => opt(up.transport_failure.as_deref(), out),
-        S::DownstreamTransportFailureReason
-        | S::DownstreamLocalCloseReason
-        | S::DownstreamDetectedCloseType => Wrote::Absent,
+        S::UpstreamTransportFailureReason => reason(up.transport_failure.as_deref(), out),
+        S::DownstreamTransportFailureReason => reason(info.downstream_transport_failure.as_deref(), out),
+        S::DownstreamLocalCloseReason | S::DownstreamDetectedCloseType => Wrote::Absent,
         S::DownstreamRemoteAddress => address(Some(info.remote), out),
         S::DownstreamRemoteAddressWithoutPort => ip(Some(info.remote), out),
         S::DownstreamRemotePort => port(Some(info.remote), out),
@@ -155,6 +154,14 @@ pub(super) fn text(value: &[u8], out: &mut Vec<u8>) -> Wrote {
 /// An empty string counts as absent, as in Envoy's string formatters.
 pub(super) fn opt(value: Option<&str>, out: &mut Vec<u8>) -> Wrote {
     opt_bytes(value.map(str::as_bytes), out)
+}
+
+/// A reason's text with its spaces as underscores, so that it stays one field of a line.
+fn reason(value: Option<&str>, out: &mut Vec<u8>) -> Wrote {
+    let start = out.len();
+    let wrote = opt(value, out);
+    out[start..].iter_mut().filter(|b| **b == b' ').for_each(|b| *b = b'_');
+    wrote
 }
 
 fn opt_bytes(value: Option<&[u8]>, out: &mut Vec<u8>) -> Wrote {
