@@ -27,7 +27,7 @@ pub enum StartError {
     NotReady(u64),
 }
 
-const READY_SECONDS: u64 = 25;
+const READY_SECONDS: u64 = 10;
 
 impl Proxy {
     /// Starts `binary` on `config`; its output goes to a file beside it.
