@@ -2,7 +2,7 @@
 //! need is subscribed to, secrets come in beside them. Order as Envoy's: clusters, their endpoints, listeners, their routes.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_certs::file::{FileSecret, FileWatcher};
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::dns::{DnsProxy, NameTable};
 use super::secrets;
 use crate::config::apply::{Applier, Kind};
+use crate::server::SharedApplier;
 
 /// How often certificates from files are looked at.
 const FILE_INTERVAL: Duration = Duration::from_secs(5);
@@ -35,7 +36,7 @@ pub(super) struct Progress {
 /// The loop's state.
 pub(super) struct Discovery {
     ads: AdsHandle,
-    applier: Arc<Mutex<Applier>>,
+    applier: SharedApplier,
     secrets: SecretStore,
     files: FileWatcher,
     crl: Option<Arc<[u8]>>,
@@ -55,7 +56,7 @@ struct Subscribed {
 impl Discovery {
     pub(super) fn new(
         ads: AdsHandle,
-        applier: Arc<Mutex<Applier>>,
+        applier: SharedApplier,
         secrets: SecretStore,
         crl: Option<Arc<[u8]>>,
         dns: Option<Arc<DnsProxy>>,
@@ -212,8 +213,7 @@ impl Discovery {
         }
     }
 
-    /// An update leaves the applier whole: it checks first and writes then. A poisoned lock is as good as another.
     fn with_applier<T>(&self, act: impl FnOnce(&mut Applier) -> T) -> T {
-        act(&mut self.applier.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.applier.lock())
     }
 }

@@ -155,7 +155,7 @@ async fn sidecar(
 
     let dns = if environment.dns_capture { Some(dns(&environment).await?) } else { None };
     let crl = std::fs::read(&environment.crl).ok().filter(|pem| !pem.is_empty()).map(Arc::from);
-    let discovery = Discovery::new(ads, Arc::clone(&server.applier), secrets, crl, dns.clone());
+    let discovery = Discovery::new(ads, server.applier.clone(), secrets, crl, dns.clone());
     let quit = Arc::new(Notify::new());
     let pod = Arc::new(Pod {
         shared: Arc::clone(&server.shared),
