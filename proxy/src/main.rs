@@ -91,6 +91,9 @@ fn run(o: &RunOptions) -> ExitCode {
     let mut options = Options {
         flush_interval: Duration::from_millis(o.file_flush_interval_msec.max(1)),
         drain_time: Duration::from_secs(o.drain_time_s),
+        log: Some(log),
+        admin_address_path: o.admin_address_path.as_ref().map(Into::into),
+        config_path: o.config_path.clone().unwrap_or_default(),
         ..Options::default()
     };
     if let Some(n) = o.concurrency {
@@ -105,25 +108,34 @@ fn run(o: &RunOptions) -> ExitCode {
         Ok(r) => r,
         Err(e) => return fail(&e),
     };
-    let _ = log;
     let server = match Server::start(loaded, &options, control.handle()) {
         Ok(s) => s,
         Err(e) => return fail(&e),
     };
-    control.block_on(terminated());
+    control.block_on(terminated(&server));
     server.stop();
     ExitCode::SUCCESS
 }
 
-/// SIGTERM or SIGINT: as Envoy, the process ends without further ado; draining is the agent's doing.
-async fn terminated() {
+/// Until SIGTERM, SIGINT or `/quitquitquit`: as Envoy, the process ends without further ado; draining is the agent's doing.
+/// SIGUSR1 reopens the access logs.
+async fn terminated(server: &Server) {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
+    let (Ok(mut term), Ok(mut int), Ok(mut usr1)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::user_defined1()),
+    ) else {
         return std::future::pending().await;
     };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+    let mut quit = server.quit.clone();
+    loop {
+        tokio::select! {
+            _ = term.recv() => return,
+            _ = int.recv() => return,
+            // Without an admin server nobody can quit this way: the sender is gone, and signals remain.
+            Ok(_) = quit.wait_for(|q| *q) => return,
+            _ = usr1.recv() => server.shared.logs.reopen(),
+        }
     }
 }

@@ -3,12 +3,13 @@
 //! `Server::start` builds what workers share, fills the store with the static resources, starts discovery, the workers and
 //! the admin server. One control runtime carries all that is not traffic.
 
+mod admin;
 pub mod discovery;
 mod logging;
 pub mod secrets;
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use outrigger_xds::connector::Connector;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::admin::Life;
 use crate::config::apply::Applier;
 use crate::config::bootstrap::ConfigSource;
 use crate::config::load::Loaded;
@@ -42,6 +44,12 @@ pub struct Options {
     pub flush_interval: Duration,
     /// How long draining takes.
     pub drain_time: Duration,
+    /// The process's log, for `/logging`.
+    pub log: Option<LogControl>,
+    /// Where to write the admin server's address.
+    pub admin_address_path: Option<PathBuf>,
+    /// `-c`, for `/server_info`.
+    pub config_path: String,
 }
 
 impl Default for Options {
@@ -50,6 +58,9 @@ impl Default for Options {
             concurrency: std::thread::available_parallelism().map_or(1, usize::from),
             flush_interval: Duration::from_secs(10),
             drain_time: Duration::from_secs(600),
+            log: None,
+            admin_address_path: None,
+            config_path: String::new(),
         }
     }
 }
@@ -63,6 +74,10 @@ pub enum ServerError {
     Discovery(#[from] DiscoveryError),
     #[error("outlier detection event log {path}: {source}")]
     EventLog { path: String, source: std::io::Error },
+    #[error(transparent)]
+    Admin(#[from] crate::admin::AdminError),
+    #[error("admin address path {path}: {source}")]
+    AddressFile { path: String, source: std::io::Error },
 }
 
 /// A running proxy.
@@ -75,6 +90,12 @@ pub struct Server {
     pub synced: Option<watch::Receiver<bool>>,
     /// The ADS stream's state.
     pub ads: Option<watch::Receiver<AdsState>>,
+    /// The admin server's address as bound.
+    pub admin_address: Option<String>,
+    /// True once `/quitquitquit` was called.
+    pub quit: watch::Receiver<bool>,
+    /// How far the server's life is.
+    pub life: Arc<Life>,
     workers: Workers,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -163,8 +184,28 @@ impl Server {
             synced = Some(watcher.synced());
         }
         tasks.push(control.spawn(watcher.run()));
+        let parts = admin::Parts {
+            admin: bootstrap.admin,
+            stats: bootstrap.stats,
+            runtime: bootstrap.runtime,
+            config_dump: None,
+        };
+        let admin = admin::start(parts, &shared, options, control)?;
+        tasks.extend(admin.task);
         let workers = worker::spawn(&shared, options.concurrency)?;
-        Ok(Server { shared, applier, synced, ads, workers, tasks })
+        let flush = bootstrap.stats_flush_interval;
+        tasks.push(control.spawn(admin::live(admin.life.clone(), synced.clone(), shared.clone(), flush)));
+        Ok(Server {
+            shared,
+            applier,
+            synced,
+            ads,
+            admin_address: admin.address,
+            quit: admin.quit,
+            life: admin.life,
+            workers,
+            tasks,
+        })
     }
 
     /// Asks clients to go: responses say `connection: close`, idle connections end. With `stop_accepting` the sockets close.

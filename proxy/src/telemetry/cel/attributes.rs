@@ -286,34 +286,3 @@ fn from_json(json: &Json) -> Value {
         Json::Object(map) => from_map(Some(map)),
     }
 }
-
-/// A CEL value as JSON, for printing lists and maps.
-pub(super) fn to_json(value: &Value) -> Json {
-    match value {
-        Value::List(items) => items.iter().map(to_json).collect(),
-        Value::Map(map) => {
-            let mut fields: Vec<(String, Json)> = map
-                .map
-                .iter()
-                .map(|(k, v)| {
-                    let key = match k {
-                        Key::Int(n) => n.to_string(),
-                        Key::Uint(n) => n.to_string(),
-                        Key::Bool(b) => b.to_string(),
-                        Key::String(s) => s.to_string(),
-                    };
-                    (key, to_json(v))
-                })
-                .collect();
-            fields.sort_by(|a, b| a.0.cmp(&b.0));
-            Json::Object(fields.into_iter().collect())
-        }
-        Value::Int(n) => (*n).into(),
-        Value::UInt(n) => (*n).into(),
-        Value::Float(n) => (*n).into(),
-        Value::String(s) => s.as_str().into(),
-        Value::Bool(b) => (*b).into(),
-        Value::Bytes(b) => String::from_utf8_lossy(b).into(),
-        _ => Json::Null,
-    }
-}

@@ -208,7 +208,8 @@ type FlagRow = (ResponseFlags, &'static str, &'static str);
 
 fn flags(set: ResponseFlags, name: impl Fn(&FlagRow) -> &'static str, out: &mut Vec<u8>) -> Wrote {
     if set.is_empty() {
-        return Wrote::Absent;
+        // A value of its own in Envoy, not the placeholder: it stands in JSON, and with `omit_empty_values`.
+        return text(b"-", out);
     }
     let start = out.len();
     for row in FLAGS.iter().filter(|f| set.has(f.0)) {
