@@ -11,6 +11,7 @@ use arc_swap::{ArcSwap, Cache};
 use tokio::time::Instant;
 
 use super::breaker::{Permit, Priority, Resource, Resources};
+use super::health_check;
 use super::host::Host;
 use super::host_set::{HostSet, share_levels};
 use super::lb::{Balancer, LbContext};
@@ -31,6 +32,8 @@ use crate::tls::{ConnectOptions, TlsStats};
 #[derive(Debug)]
 pub(super) struct WorkerContext {
     manager: Arc<ClusterManager>,
+    /// The first worker, which checks the hosts' health for all.
+    checks_health: bool,
     pub(super) snapshot: RefCell<Arc<Snapshot>>,
     connections: Cell<u64>,
 }
@@ -66,11 +69,12 @@ pub struct LocalClusters {
 }
 
 impl LocalClusters {
-    /// A worker's view. `worker` tells workers' connection ids apart.
+    /// A worker's view. `worker` tells workers' connection ids apart; number 0 checks health for all, so it must `sync`
+    /// with each snapshot for checks to begin before traffic does.
     pub fn new(manager: Arc<ClusterManager>, worker: u16) -> LocalClusters {
         let snapshot = RefCell::new(manager.snapshot());
         let connections = Cell::new(u64::from(worker) << 48);
-        let ctx = Rc::new(WorkerContext { manager, snapshot, connections });
+        let ctx = Rc::new(WorkerContext { manager, checks_health: worker == 0, snapshot, connections });
         LocalClusters { ctx, clusters: RefCell::default() }
     }
 
@@ -92,6 +96,18 @@ impl LocalClusters {
             same
         });
         gone.iter().for_each(|c| c.drain());
+        self.start_health_checks();
+    }
+
+    fn start_health_checks(&self) {
+        if !self.ctx.checks_health {
+            return;
+        }
+        let snapshot = self.ctx.snapshot.borrow().clone();
+        for c in snapshot.clusters.values().filter(|c| !c.health_checks.is_empty()) {
+            // Making the cluster starts them.
+            self.get(&c.name);
+        }
     }
 
     /// The cluster, if the snapshot has it. An aggregate cluster stands for the one of its members whose turn it is.
@@ -137,6 +153,9 @@ impl LocalClusters {
         let shared = self.ctx.manager.cluster(name, &snapshot)?;
         let cluster = Rc::new(Cluster::new(shared, self.ctx.clone()));
         self.clusters.borrow_mut().insert(cluster.info().name.clone(), cluster.clone());
+        if self.ctx.checks_health && !cluster.info().health_checks.is_empty() {
+            tokio::task::spawn_local(health_check::run(Rc::downgrade(&cluster)));
+        }
         Some(cluster)
     }
 
@@ -269,6 +288,21 @@ impl Cluster {
             }
             keep
         });
+    }
+
+    /// Closes the connections to a host: the idle ones now, the busy ones when their requests end.
+    pub(super) fn drain_host(&self, host: &Host) {
+        if let Some(pools) = self.pools.borrow_mut().remove(&host_key(host)) {
+            pools.iter().for_each(|p| p.drain());
+        }
+    }
+
+    pub(super) fn core(&self) -> &Rc<Core> {
+        &self.core
+    }
+
+    pub(super) fn manager(&self) -> &Arc<ClusterManager> {
+        &self.core.ctx.manager
     }
 
     fn drain(&self) {

@@ -2,7 +2,8 @@
 //!
 //! Two halves. Shared by all workers, on the first use of a cluster: `manager` (which clusters have been built), `shared` (one
 //! cluster: hosts, breakers, outlier detector), `host`, `host_set` (priorities, localities, panic), `breaker`, `outlier/`,
-//! `dns`, `transport`, `view` (for `/clusters`). Per worker: `cluster` (what others hold), `lb/` (a file per policy), `pool/`,
+//! `dns`, `transport`, `view` (for `/clusters`). Per worker: `health_check/` (the first
+//! worker's), `cluster` (what others hold), `lb/` (a file per policy), `pool/`,
 //! `original_dst`, `stats`.
 //!
 //! The way of a request: `LocalClusters::get` → `Cluster::pick` → `Cluster::checkout` → `Lease::open` → the codec. The lease
@@ -12,6 +13,7 @@ pub mod breaker;
 mod cluster;
 mod control;
 mod dns;
+mod health_check;
 pub mod host;
 pub mod host_set;
 pub mod lb;

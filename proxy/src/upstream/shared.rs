@@ -314,6 +314,16 @@ impl SharedCluster {
         }
     }
 
+    /// An active health check succeeded, which may end an ejection.
+    pub(super) fn health_check_succeeded(&self, host: &Host) {
+        let Some(detector) = &self.outlier else { return };
+        let decision = lock(detector).on_health_check_success(Instant::now(), &host.state);
+        if let Some(d) = decision {
+            self.log([(&host.address, &d)].into_iter());
+            self.health_changed();
+        }
+    }
+
     fn log<'a>(&self, decisions: impl Iterator<Item = (&'a Address, &'a Decision)>) {
         for (address, decision) in decisions {
             tracing::debug!(cluster = %self.info.name, host = %address, ?decision, "outlier");

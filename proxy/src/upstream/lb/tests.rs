@@ -227,7 +227,7 @@ async fn slow_start_grows_a_new_host_s_share() {
 }
 
 /// Hosts 1 to 4 with versions and stages in `envoy.lb`.
-fn labelled(fallback: SubsetFallback, default: serde_json::Value) -> Info {
+fn labelled(fallback: SubsetFallback, default: &serde_json::Value) -> Info {
     let mut e = hosts(&[1, 1, 1, 1]);
     let labels = [("v1", "prod"), ("v1", "dev"), ("v2", "prod"), ("v2", "prod")];
     for (endpoint, (version, stage)) in e.localities[0].endpoints.iter_mut().zip(labels) {
@@ -275,9 +275,9 @@ async fn subsets_choose_among_hosts_that_agree() {
         // No selector has these keys; and a route without metadata.
         (SubsetFallback::AnyEndpoint, serde_json::json!({ "colour": "red" }), vec![1, 2, 3, 4]),
         (SubsetFallback::DefaultSubset, none.clone(), vec![3, 4]),
-        (SubsetFallback::None, none.clone(), vec![]),
+        (SubsetFallback::None, none, vec![]),
     ] {
-        let rig = Rig::new(labelled(fallback, v2.clone()));
+        let rig = Rig::new(labelled(fallback, &v2));
         let c = rig.local.get("c").unwrap();
         let ctx = LbContext { metadata_match: wanted.as_object(), ..LbContext::default() };
         let mut seen: Vec<u8> = (0..20).filter_map(|_| c.pick(&ctx).ok()).map(|h| octet(&h)).collect();
@@ -289,7 +289,7 @@ async fn subsets_choose_among_hosts_that_agree() {
 
 #[tokio::test]
 async fn subsets_are_counted() {
-    let rig = Rig::new(labelled(SubsetFallback::AnyEndpoint, serde_json::Value::Null));
+    let rig = Rig::new(labelled(SubsetFallback::AnyEndpoint, &serde_json::Value::Null));
     let wanted = serde_json::json!({ "version": "v1" });
     spread(&rig, 3, &LbContext { metadata_match: wanted.as_object(), ..LbContext::default() });
     spread(&rig, 2, &LbContext::default());

@@ -32,8 +32,8 @@ pub enum ConnectError {
 }
 
 /// An open connection.
-pub(super) struct Opened {
-    pub(super) io: Io,
+pub(in crate::upstream) struct Opened {
+    pub(in crate::upstream) io: Io,
     pub(super) tls: Option<Arc<TlsInfo>>,
     pub(super) local: Option<SocketAddr>,
 }
@@ -42,7 +42,7 @@ pub(super) struct Opened {
 pub type ProxyAddresses = (SocketAddr, SocketAddr);
 
 /// Opens a connection within the cluster's `connect_timeout`.
-pub(super) async fn open(
+pub(in crate::upstream) async fn open(
     core: &Core,
     address: &Address,
     transport: &Transport,
