@@ -1,20 +1,26 @@
-//! The workload certificate and the roots: obtained from istiod, renewed, and handed to the data path under the names by
-//! which istiod's configuration asks for them.
+//! The workload certificate and the roots, obtained from istiod and renewed, and secrets from files, under the names by which
+//! istiod's configuration asks for them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use outrigger_certs::ca_client::CaClient;
+use outrigger_certs::file::{FileSecret, FileWatcher};
 use outrigger_certs::identity::certificates_from_pem;
 use outrigger_certs::rotation::{Rotation, RotationConfig};
 use outrigger_certs::spiffe::SpiffeId;
-use outrigger_certs::store::{Secret as Held, SecretStore};
+use outrigger_certs::store::SecretStore;
 use outrigger_xds::connector::{Connector, Target, tls_from_roots_file, token_from_file};
 
 use super::environment::Environment;
-use crate::config::snapshot::Store;
-use crate::config::tls::{Secret, TlsCertificate};
+use crate::server::SharedApplier;
+
+/// How often certificates from files are looked at.
+const FILE_INTERVAL: Duration = Duration::from_secs(5);
+/// Where distributions keep the roots of the public web, for `file-root:system`; the first that exists.
+const SYSTEM_ROOTS: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
 /// A connector to `host:port` of istiod's secured port.
 pub(super) fn connector(environment: &Environment, address: &str) -> Connector {
@@ -48,56 +54,34 @@ pub(super) fn rotate(environment: &Environment, store: SecretStore) -> Rotation 
     Rotation::spawn(config, client, store)
 }
 
-/// Puts every secret of the process into the snapshot; one that is there already, unchanged, is left alone.
-pub(super) fn publish(secrets: &SecretStore, store: &Store, crl: Option<&Arc<[u8]>>) {
-    let held = secrets.snapshot();
-    let current = store.load();
-    let changed: Vec<(Arc<str>, Secret)> = held
-        .iter()
-        .map(|(name, held)| (Arc::from(name.as_str()), convert(held, crl)))
-        .filter(|(name, secret)| current.secrets.get(name) != Some(secret))
-        .collect();
-    if changed.is_empty() {
-        return;
-    }
-    store.update(|snapshot| {
-        let secrets = Arc::make_mut(&mut snapshot.secrets);
-        secrets.extend(changed);
-    });
-}
-
-fn convert(held: &Held, crl: Option<&Arc<[u8]>>) -> Secret {
-    match held {
-        Held::Certificate(certificate) => Secret::Certificate(Arc::new(TlsCertificate {
-            chain_pem: certificate.chain_pem().into_bytes().into(),
-            key_pem: key_pem(&certificate.key).into_bytes().into(),
-            chain_path: None,
-            key_path: None,
-            ocsp: None,
-        })),
-        Held::Roots(roots) => {
-            Secret::Roots { pem: roots.to_pem().into_bytes().into(), crl: crl.map(Arc::clone) }
+/// Watches the files that the configuration names as secrets (`file-cert:…`, `file-root:…`): gateways, and TLS origination.
+pub(super) async fn watch_files(applier: SharedApplier, store: SecretStore) {
+    let files = FileWatcher::spawn(store, FILE_INTERVAL);
+    let mut changed = applier.lock().store().subscribe();
+    let mut watched = BTreeSet::new();
+    loop {
+        changed.borrow_and_update();
+        let needed = applier.lock().needed().local_secrets;
+        for gone in watched.difference(&needed) {
+            files.unwatch(gone);
+        }
+        for name in needed.difference(&watched) {
+            // `default` and `ROOTCA` are not files.
+            if let Some(Err(error)) = file(name).map(|secret| files.watch(name, secret)) {
+                tracing::warn!(%name, %error, "a secret's files are no good yet");
+            }
+        }
+        watched = needed;
+        if changed.changed().await.is_err() {
+            return;
         }
     }
 }
 
-fn key_pem(key: &rustls_pki_types::PrivateKeyDer<'static>) -> String {
-    use rustls_pki_types::PrivateKeyDer;
-    let label = match key {
-        PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
-        PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
-        _ => "PRIVATE KEY",
-    };
-    let text = STANDARD.encode(key.secret_der());
-    let mut pem = format!("-----BEGIN {label}-----\n");
-    let mut rest = text.as_str();
-    while !rest.is_empty() {
-        // Base64 is ASCII: any place is a boundary. RFC 7468: 64 characters a line.
-        let (line, after) = rest.split_at(rest.len().min(64));
-        pem.push_str(line);
-        pem.push('\n');
-        rest = after;
+fn file(name: &str) -> Option<FileSecret> {
+    if name == "file-root:system" {
+        let path = SYSTEM_ROOTS.into_iter().find(|path| std::path::Path::new(path).exists())?;
+        return Some(FileSecret::Roots { path: path.into(), crl: None });
     }
-    pem.push_str(&format!("-----END {label}-----\n"));
-    pem
+    FileSecret::from_name(name)
 }

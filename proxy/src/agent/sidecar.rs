@@ -7,25 +7,28 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
 use outrigger_certs::rotation::RotationStatus;
 use outrigger_certs::store::SecretStore;
-use outrigger_xds::ads::{AdsClient, AdsConfig, AdsState};
+use outrigger_xds::ads::{AdsState, Response};
 use outrigger_xds::connector::{ConnectError, token_from_file};
+use outrigger_xds::type_url::NAME_TABLE;
 use prost::Message;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 
 use super::bootstrap::bootstrap;
-use super::discovery::{Discovery, Progress};
-use super::dns::{DnsProxy, Resolver, Sockets};
+use super::dns::{DnsProxy, NameTable, Resolver, Sockets};
 use super::environment::{Environment, EnvironmentError, Source};
 use super::secrets;
 use super::status::{ProbeError, Probers, Proxy, Scraper, Status};
+use crate::config::apply::Kind;
 use crate::config::load::{self, LoadError};
 use crate::listener::Draining;
-use crate::server::{LogError, Options, Server, ServerError, start_logging};
+use crate::server::{self, Extra, LogError, Options, Server, ServerError, SharedApplier, start_logging};
 use crate::telemetry::stats::Query;
 use crate::telemetry::stats::Tagger;
 use crate::worker::Shared;
@@ -124,11 +127,6 @@ async fn sidecar(
     let terminated = terminated()?;
     let loaded = load::bootstrap_from_yaml(&bootstrap(&environment, role).to_string())?;
     let tagger = Tagger::new(&loaded.bootstrap.stats);
-    // The message that istiod gets is the one the bootstrap has.
-    let node = envoy_types::pb::envoy::config::bootstrap::v3::Bootstrap::decode(loaded.raw.as_slice())
-        .ok()
-        .and_then(|message| message.node)
-        .unwrap_or_default();
     let server_options = Options {
         concurrency: environment.concurrency(),
         flush_interval: Duration::from_secs(1),
@@ -141,32 +139,34 @@ async fn sidecar(
         workers = server_options.concurrency,
         "sidecar starts"
     );
-    let server = Server::start(loaded, &server_options, control)?;
+    let dns = if environment.dns_capture { Some(dns(&environment).await?) } else { None };
+    let names = dns.clone().map(|dns| Box::new(Names(dns)) as Box<dyn Extra>);
+    let connector = secrets::connector(&environment, &environment.proxy_config.discovery_address)
+        .with_token(token_from_file(environment.token.clone()))
+        .with_metadata("clusterid", &environment.cluster_id)?;
+    let server =
+        Server::start_with(loaded, &server_options, control, Some(connector), names.into_iter().collect())?;
 
     let secrets = SecretStore::new();
     let rotation = secrets::rotate(&environment, secrets.clone());
     tokio::spawn(log_rotation(rotation.status()));
-
-    let connector = secrets::connector(&environment, &environment.proxy_config.discovery_address)
-        .with_token(token_from_file(environment.token.clone()))
-        .with_metadata("clusterid", &environment.cluster_id)?;
-    let (ads, events) = AdsClient::spawn(AdsConfig { node, ..AdsConfig::default() }, connector);
-    let ads_state = ads.state();
-
-    let dns = if environment.dns_capture { Some(dns(&environment).await?) } else { None };
-    let crl = std::fs::read(&environment.crl).ok().filter(|pem| !pem.is_empty()).map(Arc::from);
-    let discovery = Discovery::new(ads, server.applier.clone(), secrets, crl, dns.clone());
+    tokio::spawn(secrets::watch_files(server.applier.clone(), secrets.clone()));
+    tokio::spawn(server::secrets::follow(secrets, Arc::clone(&server.shared.store), server.applier.clone()));
+    if std::fs::read(&environment.crl).is_ok_and(|pem| !pem.is_empty()) {
+        tracing::warn!(path = %environment.crl.display(), "a revocation list is mounted; it is not applied");
+    }
     let quit = Arc::new(Notify::new());
     let pod = Arc::new(Pod {
         shared: Arc::clone(&server.shared),
         tagger,
-        progress: discovery.progress(),
+        applier: server.applier.clone(),
+        synced: server.synced.clone(),
+        warmed: AtomicBool::new(false),
         rotation: rotation.status(),
-        ads: ads_state,
+        ads: server.ads.clone(),
         dns,
         quit: Arc::clone(&quit),
     });
-    tokio::spawn(discovery.run(events));
 
     let port = environment.proxy_config.status_port;
     let probers = Probers::parse(&environment.probers, Some(environment.ip))?;
@@ -247,25 +247,39 @@ fn terminated() -> io::Result<impl Future<Output = ()>> {
 struct Pod {
     shared: Arc<Shared>,
     tagger: Tagger,
-    progress: watch::Receiver<Progress>,
+    applier: SharedApplier,
+    synced: Option<watch::Receiver<bool>>,
+    /// The first configuration has been in use: what warms later does not make the pod unready.
+    warmed: AtomicBool,
     rotation: watch::Receiver<RotationStatus>,
-    ads: watch::Receiver<AdsState>,
+    ads: Option<watch::Receiver<AdsState>>,
     dns: Option<Arc<DnsProxy>>,
     quit: Arc<Notify>,
 }
 
 impl Proxy for Pod {
     fn ready(&self) -> Result<(), String> {
-        let progress = *self.progress.borrow();
-        let draining = *self.shared.listeners.draining().borrow() != Draining::Serving;
-        if draining {
+        if *self.shared.listeners.draining().borrow() != Draining::Serving {
             return Err("draining".to_owned());
         }
-        if progress.warmed {
+        if self.warmed.load(Relaxed) {
             return Ok(());
         }
-        let mut reason = format!("config not fully received from XDS server: {progress:?}");
-        if let Some(error) = &self.ads.borrow().last_error {
+        let synced = self.synced.as_ref().is_some_and(|synced| *synced.borrow());
+        let warming = {
+            let applier = self.applier.lock();
+            [Kind::Cluster, Kind::Listener].map(|kind| applier.warming(kind)).concat()
+        };
+        if synced && warming.is_empty() {
+            self.warmed.store(true, Relaxed);
+            return Ok(());
+        }
+        let mut reason = if synced {
+            format!("warming: {}", warming.join(", "))
+        } else {
+            "nothing from istiod yet".to_owned()
+        };
+        if let Some(error) = self.ads.as_ref().and_then(|ads| ads.borrow().last_error.clone()) {
             let _ = write!(reason, "; stream: {error}");
         }
         if let Some(error) = &self.rotation.borrow().last_error {
@@ -279,7 +293,8 @@ impl Proxy for Pod {
     }
 
     fn agent_metrics(&self) -> String {
-        let (rotation, ads) = (self.rotation.borrow().clone(), self.ads.borrow().clone());
+        let rotation = self.rotation.borrow().clone();
+        let ads = self.ads.as_ref().map(|ads| ads.borrow().clone()).unwrap_or_default();
         let mut page = String::new();
         let mut metric = |name: &str, kind: &str, labels: &str, value: f64| {
             // Writing to a String cannot fail.
@@ -316,5 +331,21 @@ impl Proxy for Pod {
 
     fn name_table(&self) -> Option<String> {
         self.dns.as_ref().map(|dns| dns.table_json())
+    }
+}
+
+/// The name table, which comes over the same stream.
+struct Names(Arc<DnsProxy>);
+
+impl Extra for Names {
+    fn type_url(&self) -> &'static str {
+        NAME_TABLE
+    }
+
+    fn apply(&mut self, response: &Response) -> Result<(), String> {
+        for resource in &response.added {
+            self.0.update(&NameTable::decode(resource.body.clone()).map_err(|error| error.to_string())?);
+        }
+        Ok(())
     }
 }

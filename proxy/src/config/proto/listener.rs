@@ -90,6 +90,12 @@ pub fn listener(env: &Env, m: pb::Listener) -> Result<(Listener, Vec<Need>)> {
         }
     };
     let deprecated_bind = deprecated_v1.and_then(|d| d.bind_to_port);
+    let mut listener_filters = ctx.each("listener_filters", listener_filters, listener_filter)?;
+    // As Envoy: the old flag stands for the filter of that name, too. istiod's virtualOutbound relies on it.
+    let restores = |f: &ListenerFilter| matches!(f.kind, ListenerFilterKind::OriginalDst);
+    if flag(use_original_dst, false) && !listener_filters.iter().any(restores) {
+        listener_filters.push(ListenerFilter { kind: ListenerFilterKind::OriginalDst, disabled: None });
+    }
     let listener = Listener {
         addresses,
         stat_prefix: text(stat_prefix),
@@ -101,7 +107,7 @@ pub fn listener(env: &Env, m: pb::Listener) -> Result<(Listener, Vec<Need>)> {
         ipv4_compat,
         backlog: uint(tcp_backlog_size).unwrap_or(128),
         direction,
-        listener_filters: ctx.each("listener_filters", listener_filters, listener_filter)?,
+        listener_filters,
         listener_filters_timeout: ctx.timeout(
             "listener_filters_timeout",
             listener_filters_timeout,
