@@ -28,7 +28,9 @@ use super::status::{ProbeError, Probers, Proxy, Scraper, Status};
 use crate::config::apply::Kind;
 use crate::config::load::{self, LoadError};
 use crate::listener::Draining;
-use crate::server::{self, Extra, LogError, Options, Server, ServerError, SharedApplier, start_logging};
+use crate::server::{
+    self, Extra, LogControl, LogError, Options, Server, ServerError, SharedApplier, start_logging,
+};
 use crate::telemetry::stats::Query;
 use crate::telemetry::stats::Tagger;
 use crate::worker::Shared;
@@ -107,7 +109,7 @@ pub fn run(options: &ProxyOptions) -> Result<(), SidecarError> {
         if agent_level == "none" { "off" } else { agent_level },
         options.proxy_component_log_level
     );
-    start_logging(&options.proxy_log_level, components.trim_end_matches(','), None)?;
+    let log = start_logging(&options.proxy_log_level, components.trim_end_matches(','), None)?;
     for name in environment.proxy_config.without_effect() {
         tracing::warn!(%name, "PROXY_CONFIG has a field that nothing here acts on");
     }
@@ -116,12 +118,13 @@ pub fn run(options: &ProxyOptions) -> Result<(), SidecarError> {
         .thread_name("control")
         .enable_all()
         .build()?;
-    control.block_on(sidecar(environment, &options.role, control.handle()))
+    control.block_on(sidecar(environment, &options.role, log, control.handle()))
 }
 
 async fn sidecar(
     environment: Environment,
     role: &str,
+    log: LogControl,
     control: &tokio::runtime::Handle,
 ) -> Result<(), SidecarError> {
     let terminated = terminated()?;
@@ -131,6 +134,8 @@ async fn sidecar(
         concurrency: environment.concurrency(),
         flush_interval: Duration::from_secs(1),
         drain_time: environment.proxy_config.drain_duration(),
+        log: Some(log),
+        ..Options::default()
     };
     tracing::info!(
         pod = %environment.pod,
@@ -177,9 +182,11 @@ async fn sidecar(
         .map_err(|source| SidecarError::Listen { port, source })?;
     tokio::spawn(Arc::new(Status::new(pod, probers, scraper)).serve(listener));
 
+    let mut quit_by_admin = server.quit.clone();
     tokio::select! {
         () = terminated => {}
         () = quit.notified() => {}
+        Ok(_) = quit_by_admin.wait_for(|quit| *quit) => {}
     }
     drain(&environment, &server).await;
     server.stop();
