@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::config::hcm::{Protocol, ServerHeader};
 use crate::config::route::{Action, RequireTls};
 use crate::head::{Head, HeaderId};
-use crate::http::codec::{CodecError, DownStream, RequestMeta, Tunnel};
+use crate::http::codec::{CodecError, DownStream, RequestMeta, Tunnel, reason};
 use crate::http::filters::{Ctx, Flow, Matched, State};
 use crate::http::hcm::HcmRuntime;
 use crate::http::local_reply::{self, LocalReply};
@@ -142,6 +142,13 @@ impl<'c> Exchange<'c> {
         let after = match result {
             Ok(()) if self.close => After::Close,
             Ok(()) => After::KeepAlive,
+            // A body that breaks its framing is answered as a head would be, while an answer is possible.
+            Err(Broken::Downstream(e))
+                if e.status().is_some() && !self.response_started && !self.multiplexed =>
+            {
+                self.hcm.stats.downstream_cx_protocol_error.inc();
+                return self.refuse(e).await;
+            }
             Err(broken) => self.broken(broken),
         };
         self.finish();
@@ -152,15 +159,7 @@ impl<'c> Exchange<'c> {
     pub async fn refuse(mut self, error: CodecError) -> After {
         let Some(status) = error.status() else { return self.broken(Broken::Downstream(error)) };
         self.close = true;
-        let body = match status {
-            431 => "",
-            501 => "Not Implemented",
-            _ => "Bad Request",
-        };
-        let mut reply = LocalReply::new(status, body, error.details()).flags(error.downstream_flag());
-        if status == 501 {
-            reply.body = Cow::Borrowed(b"Not Implemented");
-        }
+        let reply = LocalReply::new(status, reason(status), error.details()).flags(error.downstream_flag());
         if status == 431 {
             self.hcm.stats.downstream_rq_too_large.inc();
         }
@@ -192,12 +191,13 @@ impl<'c> Exchange<'c> {
         if target.is_empty() && !connect {
             return Some(LocalReply::new(404, "", "missing_path_rejected"));
         }
-        if !connect
-            && target.first() != Some(&b'/')
-            && !(target == b"*" && self.request.method() == b"OPTIONS")
-        {
+        if !connect && target.first() != Some(&b'/') {
             self.hcm.stats.downstream_rq_non_relative_path.inc();
             return Some(LocalReply::new(404, "", "absolute_path_rejected"));
+        }
+        // `http_reject_path_with_fragment`: a fragment is the client's own business.
+        if target.contains(&b'#') {
+            return Some(LocalReply::new(400, "", "path_normalization_failed"));
         }
         if !connect
             && (hcm.normalize_path
@@ -437,8 +437,8 @@ impl<'c> Exchange<'c> {
             levels.response(&self.request, &mut self.response, &self.info);
         }
         self.run_response_filters();
-        // A body that the client still sends cannot be waited for: HTTP/1.1 has no way to stop it but to close.
-        if !self.upload.received && !self.multiplexed {
+        // After a 400 of our own the client's framing is not trusted with another request.
+        if self.response.status() == Some(400) && !self.multiplexed && !self.hcm.keeps_open_on_error() {
             self.close = true;
         }
         self.send_head(body.is_empty());
@@ -495,6 +495,11 @@ impl<'c> Exchange<'c> {
                 head.set(HeaderId::Server, hcm.server_name.as_bytes());
             }
             ServerHeader::AppendIfAbsent | ServerHeader::PassThrough => {}
+        }
+        if !self.upload.received {
+            self.hcm.stats.downstream_rq_response_before_rq_complete.inc();
+            // A body that the client still sends cannot be waited for: HTTP/1.1 has no way to stop it but to close.
+            self.close |= !self.multiplexed;
         }
         if self.worker.is_draining() && !self.close {
             self.close = true;

@@ -620,7 +620,8 @@ impl Exchange<'_> {
         if let Some(span) = &mut self.span {
             span.on_response(&mut self.response);
         }
-        if !router.suppress_envoy_headers {
+        // The router says it only when the whole request had arrived.
+        if !router.suppress_envoy_headers && self.upload.received {
             let begin = self.info.times.downstream_rx_end.unwrap_or_default();
             let ms = self.info.elapsed(self.last_activity).saturating_sub(begin).as_millis() as u64;
             self.response.set(HeaderId::XEnvoyUpstreamServiceTime, itoa::Buffer::new().format(ms).as_bytes());

@@ -43,6 +43,11 @@ pub struct HcmTracing {
 const KEPT_HEADS: usize = 128;
 
 impl HcmRuntime {
+    /// Whether an HTTP/1 connection outlives a 400 of our own: `stream_error_on_invalid_http_message`.
+    pub fn keeps_open_on_error(&self) -> bool {
+        self.config.http1.keep_open_on_error.unwrap_or(self.config.stream_error_on_invalid_http)
+    }
+
     /// Builds it. `listener` is the listener's stat prefix.
     pub fn new(config: &Arc<Hcm>, worker: &Worker, listener: &str, direction: Direction) -> HcmRuntime {
         let h1 = h1::Options {

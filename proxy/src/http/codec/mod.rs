@@ -16,6 +16,7 @@ mod up;
 
 pub use down::DownStream;
 pub use error::{CodecError, Http1Error, Http2Error, ResetReason};
+pub use h1::reason;
 pub use up::UpStream;
 
 use crate::config::hcm::Protocol;

@@ -302,7 +302,7 @@ impl Drop for Lease {
         let pool = self.pool.upgrade();
         match std::mem::replace(&mut self.held, Held::Nothing) {
             Held::Stream(UpStream::H1(mut stream)) => {
-                let counts = stream.take_counts();
+                let counts = stream.counts();
                 let t = &conn.core.stats.traffic;
                 t.upstream_cx_rx_bytes_total.add(counts.wire_received);
                 t.upstream_cx_tx_bytes_total.add(counts.wire_sent);

@@ -69,6 +69,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ClientConn<T> {
         self.asked = Asked { head: head.method() == b"HEAD", connect, upgrade };
         self.answered = false;
         self.keep_alive = true;
+        self.counts = Counts::default();
         self.body.begin(Framing::None);
         let message = Message { end, to_head: false, tunnel: connect || upgrade, http10: false };
         let framing = encode::request(self.writer.out(), head, message, &self.options, &mut self.counts);
@@ -266,12 +267,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ClientConn<T> {
         self.answered && self.body.is_done() && self.writer.is_complete()
     }
 
-    /// The stream's counters, which begin anew.
-    pub fn take_counts(&mut self) -> Counts {
-        std::mem::take(&mut self.counts)
-    }
-
-    /// Counters since `take_counts`.
+    /// The counters of the stream that was begun last.
     pub fn counts(&self) -> Counts {
         self.counts
     }

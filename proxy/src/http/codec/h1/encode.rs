@@ -20,7 +20,7 @@ pub(super) struct Message {
 }
 
 /// Canonical reason phrase, as Envoy's `CodeUtility` has it; "Unknown" otherwise.
-pub(super) fn reason(status: u16) -> &'static str {
+pub fn reason(status: u16) -> &'static str {
     match status {
         100 => "Continue",
         101 => "Switching Protocols",

@@ -23,6 +23,7 @@ mod tests;
 mod write;
 
 pub use client::ClientConn;
+pub use encode::reason;
 pub(super) use semantics::{is_upgrade, valid_authority};
 pub use server::ServerConn;
 

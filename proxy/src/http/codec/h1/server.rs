@@ -79,6 +79,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServerConn<T> {
     /// # Errors
     /// What the socket says.
     pub fn poll_first_byte(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, CodecError>> {
+        self.begin_message();
         if self.buffer.is_empty() && !self.eof {
             let n = ready!(self.buffer.poll_fill(cx, &mut self.io))?;
             self.counts.wire_received += n as u64;
@@ -98,9 +99,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServerConn<T> {
         cx: &mut Context<'_>,
         head: &mut Head,
     ) -> Poll<Result<Option<RequestMeta>, CodecError>> {
+        self.begin_message();
         loop {
-            if let Some(meta) = self.parse_buffered(head).inspect_err(|_| self.fail())? {
-                return Poll::Ready(Ok(Some(meta)));
+            match self.parse_buffered(head) {
+                Ok(Some(meta)) => return Poll::Ready(Ok(Some(meta))),
+                Ok(None) => {}
+                Err(e) => {
+                    // Envoy's log has nothing of a head that it could not read.
+                    head.clear();
+                    self.fail();
+                    return Poll::Ready(Err(e.into()));
+                }
             }
             if !self.eof {
                 let n = ready!(self.buffer.poll_fill(cx, &mut self.io))?;
@@ -111,6 +120,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServerConn<T> {
                 let clean = self.buffer.is_empty();
                 return Poll::Ready(if clean { Ok(None) } else { Err(CodecError::Closed) });
             }
+        }
+    }
+
+    /// Begins the counters anew behind a response. Bytes that are here already count for the new stream too, as in Envoy.
+    fn begin_message(&mut self) {
+        if std::mem::take(&mut self.responded) {
+            self.counts = Counts { wire_received: self.buffer.filled().len() as u64, ..Counts::default() };
         }
     }
 
@@ -332,14 +348,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServerConn<T> {
         self.keep_alive = false;
     }
 
-    /// Counters since `take_counts`.
+    /// The counters of the stream that is served or was served last.
     pub fn counts(&self) -> Counts {
         self.counts
-    }
-
-    /// The stream's counters, which begin anew: call it at the end of a stream.
-    pub fn take_counts(&mut self) -> Counts {
-        std::mem::take(&mut self.counts)
     }
 
     /// Shuts the write half down.

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 
-use super::super::{BodyEvent, CodecError, Http1Error, Tunnel};
+use super::super::{BodyEvent, CodecError, Counts, Http1Error, Tunnel};
 use super::{ClientConn, Options, ServerConn};
 use crate::head::{Head, HeaderId};
 
@@ -795,10 +795,11 @@ async fn an_idle_connection_holds_no_buffer_and_counts_are_envoys() {
     assert_eq!(conn.io().reads, 1);
     conn.send_head(&head(&[(":status", "200"), ("content-length", "2"), ("server", "envoy")]), false);
     poll_fn(|cx| conn.poll_send_data(cx, b"ok", true)).await.unwrap();
-    let counts = conn.take_counts();
+    let counts = conn.counts();
     assert_eq!((counts.wire_sent, counts.header_sent, counts.body_sent), (55, 34, 2));
     assert!(conn.is_reusable());
     let pending = poll_fn(|cx| Poll::Ready(conn.poll_head(cx, &mut request).is_pending())).await;
+    assert_eq!(conn.counts(), Counts::default(), "the next stream counts for itself");
     assert!(pending && !conn.has_buffered());
     assert!(format!("{conn:?}").contains("ReadBuffer { bytes: [], start: 0, end: 0 }"));
 }
