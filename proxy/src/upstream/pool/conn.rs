@@ -301,7 +301,7 @@ impl Drop for Lease {
         conn.idle_since.set(now);
         let pool = self.pool.upgrade();
         match std::mem::replace(&mut self.held, Held::Nothing) {
-            Held::Stream(UpStream::H1(mut stream)) => {
+            Held::Stream(UpStream::H1(stream)) => {
                 let counts = stream.counts();
                 let t = &conn.core.stats.traffic;
                 t.upstream_cx_rx_bytes_total.add(counts.wire_received);
