@@ -31,6 +31,8 @@ pub enum Command {
     Wait(crate::agent::wait::WaitOptions),
     /// Print the version.
     Version,
+    /// Run a small mesh in this process: control plane, two sidecars, four workloads, and load through them.
+    Demo(crate::demo::DemoOptions),
     /// Run the workload with podinfo's API that the demo and the tests use.
     #[command(hide = true)]
     Workload(crate::demo::workload::WorkloadOptions),

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
             println!("{}", version_line());
             ExitCode::SUCCESS
         }
+        Some(Command::Demo(options)) => demo(options),
         Some(Command::Workload(options)) => workload(options),
         None => run(&cli.run),
     }
@@ -40,6 +41,20 @@ fn fail(what: &dyn std::fmt::Display) -> ExitCode {
 
 fn exit<E: std::fmt::Display>(result: Result<(), E>) -> ExitCode {
     match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => fail(&e),
+    }
+}
+
+fn demo(options: outrigger::demo::DemoOptions) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(r) => r,
+        Err(e) => return fail(&e),
+    };
+    if let Err(e) = server::start_logging("warning", "", None) {
+        return fail(&e);
+    }
+    match runtime.block_on(outrigger::demo::run(options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => fail(&e),
     }

@@ -212,6 +212,14 @@ impl AsyncRead for Io {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Io::TlsUnread(bytes, _) = &mut *self
+            && !bytes.is_empty()
+        {
+            let n = bytes.len().min(buf.remaining());
+            buf.put_slice(&bytes[..n]);
+            bytes.advance(n);
+            return Poll::Ready(Ok(()));
+        }
         self.pinned().poll_read(cx, buf)
     }
 }
