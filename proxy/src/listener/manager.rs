@@ -173,7 +173,6 @@ impl Manager {
                 }
             }
         }
-        self.count();
         first_error
     }
 
@@ -210,14 +209,9 @@ impl Manager {
             active.stop(address);
             self.shared.forget(&listener.name, address);
         }
-        if self.worker == 0 {
-            if known.is_some() {
-                self.stats.listener_modified.inc();
-                // Sockets and connections stay, which is what Envoy calls an update in place.
-                self.stats.listener_in_place_updated.inc();
-            } else {
-                self.stats.listener_added.inc();
-            }
+        if self.worker == 0 && known.is_some() {
+            // Sockets and connections stay, which is what Envoy calls an update in place.
+            self.stats.listener_in_place_updated.inc();
         }
         self.active.borrow_mut().insert(listener.name.clone(), active);
         self.index();
@@ -257,7 +251,6 @@ impl Manager {
             listener.stop_all();
             self.retire_later(listener.retire());
             if self.worker == 0 {
-                self.stats.listener_removed.inc();
                 self.stats.total_listeners_draining.inc();
                 let manager = self.clone();
                 tokio::task::spawn_local(async move {
@@ -312,13 +305,6 @@ impl Manager {
             }
         }
         *self.by_address.borrow_mut() = map;
-    }
-
-    fn count(&self) {
-        if self.worker == 0 {
-            self.stats.total_listeners_active.set(self.active.borrow().len() as u64);
-            self.stats.total_listeners_warming.set(self.warming.borrow().len() as u64);
-        }
     }
 }
 

@@ -36,7 +36,7 @@ use crate::stream_info::{ConnInfo, StreamInfo};
 pub use chain::ActiveChain;
 pub use manager::Manager;
 pub use shared::{Draining, ListenerView, Shared};
-pub use socket::{BindError, check_bind};
+pub use socket::{BindError, check, check_bind};
 
 /// A connection that its terminal filter takes over.
 #[derive(Debug)]

@@ -6,8 +6,11 @@ use std::sync::Arc;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::chain_match::ChainTable;
+use super::shared::tls_config;
 use crate::config::address::Address;
 use crate::config::listener::Listener;
+use crate::tls::{Secrets, ServerContext};
 
 /// A listening socket could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +23,8 @@ pub enum BindError {
     Unsupported { listener: Arc<str>, address: String },
     #[error("error adding listener '{listener}': {cause}")]
     Chains { listener: Arc<str>, cause: String },
+    #[error("error adding listener '{listener}', filter chain '{chain}': {cause}")]
+    Tls { listener: Arc<str>, chain: Arc<str>, cause: String },
 }
 
 /// A socket ready for `accept`.
@@ -51,12 +56,33 @@ impl Bound {
 /// # Errors
 /// Names listener and address.
 pub fn check_bind(listener: &Listener) -> Result<(), BindError> {
-    if listener.bind_to_port {
+    // Where workers share one socket, a listener that is served already could not be bound once more.
+    if listener.bind_to_port && listener.reuse_port {
         for address in listener.addresses.iter().filter(|a| matches!(a, Address::Socket(_))) {
             open(listener, address)?;
         }
     }
     Ok(())
+}
+
+/// Checks what conversion cannot see: that filter chains are told apart, that certificates, keys, roots and parameters of
+/// their TLS contexts can be used, and that the addresses can be bound.
+///
+/// # Errors
+/// Names the listener and the chain or address.
+pub fn check(listener: &Listener) -> Result<(), BindError> {
+    ChainTable::new(&listener.filter_chains)
+        .map_err(|e| BindError::Chains { listener: listener.name.clone(), cause: e.to_string() })?;
+    for chain in listener.filter_chains.iter().chain(&listener.default_chain) {
+        if let Some(ir) = tls_config(&chain.transport) {
+            ServerContext::new(ir.clone(), &Secrets::default()).map_err(|e| BindError::Tls {
+                listener: listener.name.clone(),
+                chain: chain.name.clone(),
+                cause: e.to_string(),
+            })?;
+        }
+    }
+    check_bind(listener)
 }
 
 /// Opens one socket of `listener` at `address`.

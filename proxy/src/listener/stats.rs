@@ -34,17 +34,12 @@ stats_struct! {
 }
 
 stats_struct! {
-    /// The manager's. Counts of listeners are kept by the first worker alone.
+    /// The manager's; what counts listeners as configured is the applier's. Kept by the first worker alone, but for creations.
     pub(super) struct ManagerStats {
-        counter listener_added,
-        counter listener_modified,
-        counter listener_removed,
         counter listener_stopped,
         counter listener_in_place_updated,
         counter listener_create_success,
         counter listener_create_failure,
-        gauge total_listeners_active,
-        gauge total_listeners_warming,
         gauge total_listeners_draining,
         gauge total_filter_chains_draining,
         gauge workers_started,

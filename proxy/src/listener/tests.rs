@@ -226,7 +226,7 @@ fn an_update_keeps_socket_and_connections() {
 
         // The same chain with another end: new connections see it, the old one lives on.
         bench.set(vec![listener("l", vec![], vec![chain("keep", "new", ChainMatch::default())])]);
-        bench.until("listener_manager.listener_modified", 1).await;
+        bench.until("listener_manager.listener_in_place_updated", 1).await;
         assert_eq!(bench.address("l"), address);
         assert_eq!(bench.ask("l", b"").await, "new");
         c.write_all(b"2").await.unwrap();
@@ -234,14 +234,14 @@ fn an_update_keeps_socket_and_connections() {
 
         // The chain is gone: closed after the drain time, not before.
         bench.set(vec![listener("l", vec![], vec![chain("other", "other", ChainMatch::default())])]);
-        bench.until("listener_manager.listener_modified", 2).await;
+        bench.until("listener_manager.listener_in_place_updated", 2).await;
         assert_eq!(bench.count("listener_manager.total_filter_chains_draining"), 1);
         c.write_all(b"3").await.unwrap();
         assert_eq!(c.read_u8().await.unwrap(), b'3');
         assert_eq!(c.read(&mut [0]).await.unwrap_or(0), 0);
 
         bench.set(vec![]);
-        bench.until("listener_manager.listener_removed", 1).await;
+        bench.until("listener_manager.total_listeners_draining", 1).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert!(TcpStream::connect(address).await.is_err());
     });
@@ -271,11 +271,10 @@ fn a_listener_waits_for_the_secrets_it_names() {
             ..Arc::into_inner(chain("c", "hi", ChainMatch::default())).unwrap()
         };
         let bench = Bench::new(vec![listener("l", vec![], vec![Arc::new(secured)])], None);
-        assert_eq!(bench.count("listener_manager.total_listeners_warming"), 1);
         assert_eq!(bench.address("l").port(), 0, "not bound yet");
         let secret = crate::config::tls::Secret::Generic(b"x"[..].into());
         bench.store.update(|s| s.secrets = Arc::new([("default".into(), secret)].into_iter().collect()));
-        bench.until("listener_manager.total_listeners_active", 1).await;
+        bench.until("listener_manager.listener_create_success", 1).await;
         assert_ne!(bench.address("l").port(), 0);
     });
 }
@@ -365,6 +364,17 @@ fn an_address_in_use_is_named() {
             )
         );
     });
+}
+
+#[test]
+fn what_conversion_cannot_see_is_checked() {
+    let twice = vec![chain("one", "x", sni("a")), chain("two", "x", sni("a"))];
+    let text = check(&listener("l", vec![], twice)).unwrap_err().to_string();
+    assert_eq!(
+        text,
+        "error adding listener 'l': filter chain 'two' has the same matching rules defined as 'one'"
+    );
+    assert!(check(&listener("l", vec![], vec![chain("one", "x", sni("a"))])).is_ok());
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod admin;
 pub mod discovery;
+mod checks;
 mod logging;
 pub mod secrets;
 
@@ -70,6 +71,9 @@ impl Default for Options {
 pub enum ServerError {
     #[error(transparent)]
     Start(#[from] StartError),
+    /// A static resource that cannot be used.
+    #[error("{0}")]
+    Static(String),
     #[error(transparent)]
     Discovery(#[from] DiscoveryError),
     #[error("outlier detection event log {path}: {source}")]
@@ -123,9 +127,11 @@ impl Server {
         let stats =
             Stats::new(loaded.bootstrap.stats.matcher.clone(), loaded.bootstrap.stats.buckets.clone());
         let store = Arc::new(Store::default());
-        let applier = Applier::new(store.clone(), &loaded, &stats, tokio::time::Instant::now());
+        let mut applier = Applier::new(store.clone(), &loaded, &stats, tokio::time::Instant::now());
+        applier.set_checks(checks::CHECKS);
         let applier = SharedApplier::new(applier);
         let bootstrap = loaded.bootstrap;
+        checks::statics(&bootstrap).map_err(ServerError::Static)?;
         let sources = Sources::of(&bootstrap);
         crate::telemetry::node::set(bootstrap.node.clone());
         let event_log = bootstrap.outlier_event_log.as_deref().map(Path::new);

@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 use super::certificate::Identity;
 use super::error::{ContextError, TlsError};
 use super::outcome;
-use super::server::{Trust, UsedSecrets};
+use super::server::{Trust, UsedSecrets, first};
 use super::verify::{Role, Verifier};
 use super::{Secrets, TlsStats, peer, suites};
 use crate::config::tls::UpstreamTls;
@@ -70,7 +70,7 @@ impl ClientContext {
     /// # Errors
     /// When a certificate, key, root or parameter cannot be used. A missing secret is no error: see [`Self::ready`].
     pub fn new(ir: Arc<UpstreamTls>, secrets: &Secrets) -> Result<ClientContext, ContextError> {
-        let ready = build(&ir, secrets)?.map(Arc::new);
+        let ready = first(secrets, |secrets| build(&ir, secrets))?.map(Arc::new);
         let state = State { secrets: secrets.clone(), ready };
         Ok(ClientContext { ir, state: ArcSwap::from_pointee(state), building: Mutex::new(()) })
     }
@@ -206,7 +206,7 @@ impl Ready {
 
 fn build(ir: &UpstreamTls, secrets: &Secrets) -> Result<Option<Ready>, ContextError> {
     let used = UsedSecrets::of(&ir.common, secrets);
-    let (Some(certificates), Some(trust)) = (used.certificates(&ir.common), used.trust(&ir.common)) else {
+    let (Some(certificates), Some(trust)) = (used.certificates(), used.trust(&ir.common)?) else {
         return Ok(None);
     };
     let provider = suites::provider(&ir.common)?;

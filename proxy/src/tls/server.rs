@@ -55,7 +55,7 @@ impl ServerContext {
     /// # Errors
     /// When a certificate, key, root or parameter cannot be used. A missing secret is no error: see [`Self::ready`].
     pub fn new(ir: Arc<DownstreamTls>, secrets: &Secrets) -> Result<ServerContext, ContextError> {
-        let ready = build(&ir, secrets)?;
+        let ready = first(secrets, |secrets| build(&ir, secrets))?;
         let state = State { secrets: secrets.clone(), ready };
         Ok(ServerContext { ir, state: ArcSwap::from_pointee(state), building: Mutex::new(()) })
     }
@@ -147,6 +147,19 @@ impl ServerContext {
     }
 }
 
+/// The first build of a context. What the configuration holds itself must be good; a bad secret from elsewhere only leaves the
+/// context without it until a better one comes.
+pub(super) fn first<R>(
+    secrets: &Secrets,
+    build: impl Fn(&Secrets) -> Result<Option<R>, ContextError>,
+) -> Result<Option<R>, ContextError> {
+    build(secrets).or_else(|e| {
+        build(&Secrets::default())?;
+        tracing::warn!("TLS context waits for better secrets: {e}");
+        Ok(None)
+    })
+}
+
 fn alpn_meets(hello: &ClientHello<'_>, ours: &[Vec<u8>]) -> bool {
     match hello.alpn() {
         Some(mut theirs) => theirs.any(|p| ours.iter().any(|o| o == p)),
@@ -156,7 +169,7 @@ fn alpn_meets(hello: &ClientHello<'_>, ours: &[Vec<u8>]) -> bool {
 
 fn build(ir: &DownstreamTls, secrets: &Secrets) -> Result<Option<Ready>, ContextError> {
     let used = UsedSecrets::of(&ir.common, secrets);
-    let (Some(certificates), Some(trust)) = (used.certificates(&ir.common), used.trust(&ir.common)) else {
+    let (Some(certificates), Some(trust)) = (used.certificates(), used.trust(&ir.common)?) else {
         return Ok(None);
     };
     let provider = suites::provider(&ir.common)?;
@@ -280,7 +293,7 @@ impl UsedSecrets {
     }
 
     /// `None`: one has not come.
-    pub(super) fn certificates(&self, _tls: &CommonTls) -> Option<Vec<Arc<TlsCertificate>>> {
+    pub(super) fn certificates(&self) -> Option<Vec<Arc<TlsCertificate>>> {
         self.certificates
             .iter()
             .map(|s| match s {
@@ -292,27 +305,21 @@ impl UsedSecrets {
 
     /// `None`: the roots' secret has not come; `Some(None)`: nothing is verified.
     #[allow(clippy::option_option)]
-    pub(super) fn trust(&self, tls: &CommonTls) -> Option<Option<Trust>> {
-        let Some(validation) = &tls.validation else { return Some(None) };
+    pub(super) fn trust(&self, tls: &CommonTls) -> Result<Option<Option<Trust>>, ContextError> {
+        let Some(validation) = &tls.validation else { return Ok(Some(None)) };
         let (pem, crl) = match &self.roots {
             None => (validation.trusted_ca.clone(), None),
             Some(Some(Secret::Roots { pem, crl })) => (Some(pem.clone()), crl.clone()),
-            Some(_) => return None,
+            Some(_) => return Ok(None),
         };
         let roots = match pem {
-            Some(pem) => match Roots::load(&pem, validation.trusted_ca_path.as_ref()) {
-                Ok(roots) => Some(Arc::new(roots)),
-                Err(e) => {
-                    tracing::warn!("{e}");
-                    return None;
-                }
-            },
+            Some(pem) => Some(Arc::new(Roots::load(&pem, validation.trusted_ca_path.as_ref())?)),
             None if validation.system_roots => Some(Arc::new(Roots::system())),
             None => None,
         };
         let crl = crl.or_else(|| validation.crl.clone()).filter(|c| !c.is_empty());
         let mut validation = validation.clone();
         validation.crl.clone_from(&crl);
-        Some(Some(Trust { validation: Arc::new(validation), roots, crl }))
+        Ok(Some(Some(Trust { validation: Arc::new(validation), roots, crl })))
     }
 }

@@ -341,6 +341,24 @@ async fn sessions_resume_until_the_secret_rotates() {
 }
 
 #[test]
+fn a_bad_secret_leaves_the_context_waiting_and_a_bad_configuration_is_refused() {
+    let ca = ca("root");
+    let mut server = downstream(common(inline(ca.leaf("s", VALID)), Some(&ca)), true);
+    server.common.validation.as_mut().unwrap().trusted_ca = Some(b"nonsense"[..].into());
+    let refused = ServerContext::new(Arc::new(server), &Secrets::default()).unwrap_err();
+    assert_eq!(refused.to_string(), "Failed to load trusted CA certificates from <inline>");
+
+    let mut client = upstream(common(None, None));
+    client.common.validation = Some(Validation { sds: Some("ROOTCA".into()), ..Validation::default() });
+    let roots = |pem: &[u8]| -> Secrets {
+        Arc::new([("ROOTCA".into(), Secret::Roots { pem: pem.into(), crl: None })].into_iter().collect())
+    };
+    let context = ClientContext::new(Arc::new(client), &roots(b"nonsense")).unwrap();
+    assert!(!context.ready(&roots(b"nonsense too")));
+    assert!(context.ready(&roots(ca.pem.as_bytes())));
+}
+
+#[test]
 fn unusable_material_is_named() {
     let (a, b) = (ca("a"), ca("b"));
     let (one, two) = (a.leaf("one", VALID), b.leaf("two", VALID));

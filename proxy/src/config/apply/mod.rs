@@ -118,8 +118,17 @@ enum Converted {
     Secret(super::tls::Secret),
 }
 
+/// Checks of converted resources that need what stands above configuration: TLS contexts, sockets. An error's text goes into
+/// the NACK.
+#[derive(Clone, Copy)]
+pub struct Checks {
+    pub listener: fn(&Listener) -> Result<(), String>,
+    pub cluster: fn(&Cluster) -> Result<(), String>,
+}
+
 /// Holds the records, and writes the snapshot.
 pub struct Applier {
+    checks: Option<Checks>,
     store: Arc<Store>,
     env: Env,
     records: BTreeMap<Kind, Records>,
@@ -137,6 +146,7 @@ impl Applier {
     /// Takes the bootstrap's static resources; they are in the snapshot, or warm, when this returns.
     pub fn new(store: Arc<Store>, loaded: &Loaded, stats: &Stats, now: Instant) -> Applier {
         let mut applier = Applier {
+            checks: None,
             store,
             env: loaded.env.clone(),
             records: Kind::ALL.into_iter().map(|k| (k, Records::default())).collect(),
@@ -315,6 +325,11 @@ impl Applier {
         Ok(())
     }
 
+    /// Sets what dynamic resources have to pass beside conversion.
+    pub fn set_checks(&mut self, checks: Checks) {
+        self.checks = Some(checks);
+    }
+
     fn convert(&self, kind: Kind, body: &[u8]) -> Result<Converted, ConfigError> {
         fn decode<T: Message + Default>(kind: Kind, body: &[u8]) -> Result<T, ConfigError> {
             T::decode(body).map_err(|e| ConfigError {
@@ -327,11 +342,13 @@ impl Applier {
         Ok(match kind {
             Kind::Cluster => {
                 let (c, needs) = proto::cluster::cluster(env, decode::<cluster_pb::Cluster>(kind, body)?)?;
+                self.checks.map_or(Ok(()), |k| (k.cluster)(&c)).map_err(|r| refused(kind, &c.name, r))?;
                 Converted::Cluster(Arc::new(c), needs)
             }
             Kind::Listener => {
                 let (l, needs) =
                     proto::listener::listener(env, decode::<listener_pb::Listener>(kind, body)?)?;
+                self.checks.map_or(Ok(()), |k| (k.listener)(&l)).map_err(|r| refused(kind, &l.name, r))?;
                 Converted::Listener(Arc::new(l), needs)
             }
             Kind::Endpoints => Converted::Endpoints(Arc::new(proto::endpoint::load_assignment(
@@ -587,4 +604,9 @@ fn name_of(kind: Kind, body: &[u8]) -> String {
         Kind::Secret => tls_pb::Secret::decode(body).map(|m| m.name),
     }
     .unwrap_or_default()
+}
+
+fn refused(kind: Kind, name: &str, reason: String) -> ConfigError {
+    let what = if kind == Kind::Cluster { "cluster" } else { "listener" };
+    ConfigError { resource: format!("{what} '{name}'"), path: String::new(), reason }
 }
