@@ -21,12 +21,43 @@ stats_struct! {
         shared_gauge version,
         shared_gauge days_until_first_cert_expiring,
         shared_gauge hot_restart_epoch,
+        shared_gauge hot_restart_generation,
+        shared_gauge seconds_until_first_ocsp_response_expiring,
+        shared_gauge stats_recent_lookups,
+        shared_gauge fips_mode = "compilation_settings.fips_mode",
+        shared_counter debug_assertion_failures,
+        shared_counter dropped_stat_flushes,
+        shared_counter dynamic_unknown_fields,
+        shared_counter envoy_bug_failures,
+        shared_counter envoy_notifications,
+        shared_counter static_unknown_fields,
+        shared_counter wip_protos,
+    }
+}
+
+stats_struct! {
+    /// `runtime.*`: the layers are static, nothing is ever loaded again.
+    struct RuntimeStats {
+        shared_gauge admin_overrides_active,
+        shared_gauge deprecated_feature_seen_since_process_start,
+        shared_gauge num_keys,
+        shared_gauge num_layers,
+        shared_counter deprecated_feature_use,
+        shared_counter load_error,
+        shared_counter load_success,
+        shared_counter override_dir_exists,
+        shared_counter override_dir_not_exists,
     }
 }
 
 impl ServerStats {
     /// Under `server.`, with what does not change.
-    pub fn of(stats: &Stats, concurrency: usize) -> ServerStats {
+    pub fn of(stats: &Stats, concurrency: usize, runtime_keys: usize) -> ServerStats {
+        let runtime = RuntimeStats::new(stats, "runtime.");
+        runtime.load_success.inc();
+        runtime.override_dir_not_exists.inc();
+        runtime.num_keys.set(runtime_keys as u64);
+        runtime.num_layers.set(u64::from(runtime_keys > 0));
         let all = ServerStats::new(stats, "server.");
         all.concurrency.set(concurrency as u64);
         all

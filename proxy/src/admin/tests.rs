@@ -73,7 +73,7 @@ fn state() -> Arc<AdminState> {
         shared: Arc::new(shared),
         tagger: Tagger::new(&loaded.bootstrap.stats),
         life: Life::new(),
-        server_stats: ServerStats::of(&stats, 2),
+        server_stats: ServerStats::of(&stats, 2, 1),
         levels: Box::new(Levels::default()),
         config_dump: None,
         options: serde_json::Map::new(),

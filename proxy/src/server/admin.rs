@@ -43,7 +43,7 @@ pub(super) fn start(
     let life = Life::new();
     let (quit, quit_seen) = watch::channel(false);
     let started = |address, task| Started { address, quit: quit_seen.clone(), life: life.clone(), task };
-    let server_stats = ServerStats::of(&shared.stats, options.concurrency);
+    let server_stats = ServerStats::of(&shared.stats, options.concurrency, parts.runtime.len());
     let Some(admin) = parts.admin else { return Ok(started(None, None)) };
     // The listener registers with the runtime it is made in; the caller's thread is not one of its own.
     let bound = std::thread::scope(|s| {

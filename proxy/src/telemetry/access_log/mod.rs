@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use super::format::{FormatContext, write_log};
 use crate::config::access_log::{AccessLog, LogFormat, Sink};
+use crate::stats_struct;
 use writer::SinkId;
 
 /// A buffer is handed to the writer once it holds this much, as Envoy's `AccessLogFileImpl`.
@@ -25,6 +26,16 @@ const FLUSH_AT: usize = 64 * 1024;
 pub struct WorkerFiles {
     files: Arc<Files>,
     buffers: RefCell<Vec<Rc<Buffer>>>,
+    stats: BufferStats,
+}
+
+stats_struct! {
+    /// A worker's part of `filesystem.*`.
+    struct BufferStats {
+        counter write_buffered,
+        counter flushed_by_timer,
+        gauge write_total_buffered,
+    }
 }
 
 #[derive(Debug)]
@@ -37,7 +48,8 @@ struct Buffer {
 impl WorkerFiles {
     /// Buffers of one worker in front of `files`.
     pub fn new(files: Arc<Files>) -> Rc<WorkerFiles> {
-        Rc::new(WorkerFiles { files, buffers: RefCell::default() })
+        let stats = BufferStats::new(files.stats(), "filesystem.");
+        Rc::new(WorkerFiles { files, buffers: RefCell::default(), stats })
     }
 
     fn buffer(&self, sink: &Sink) -> std::io::Result<Rc<Buffer>> {
@@ -61,6 +73,7 @@ impl WorkerFiles {
     fn hand_over(&self, buffer: &Buffer) {
         let mut lines = buffer.lines.borrow_mut();
         if !lines.is_empty() {
+            self.stats.write_total_buffered.sub(lines.len() as u64);
             let full = std::mem::replace(&mut *lines, self.files.spare());
             self.files.write(buffer.id, full);
         }
@@ -72,6 +85,8 @@ impl WorkerFiles {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
+            let waiting = self.buffers.borrow().iter().filter(|b| !b.lines.borrow().is_empty()).count();
+            self.stats.flushed_by_timer.add(waiting as u64);
             self.flush();
         }
     }
@@ -116,10 +131,13 @@ impl AccessLogger {
                 continue;
             }
             let mut lines = buffer.lines.borrow_mut();
+            let before = lines.len();
             write_log(&log.format, ctx, &mut lines);
             if matches!(log.format, LogFormat::Json(_)) {
                 lines.push(b'\n');
             }
+            self.files.stats.write_buffered.inc();
+            self.files.stats.write_total_buffered.add((lines.len() - before) as u64);
             if lines.len() >= FLUSH_AT {
                 drop(lines);
                 self.files.hand_over(buffer);

@@ -48,6 +48,8 @@ fn lines_of_two_workers_reach_one_file_and_survive_a_rotation() {
     files.sync();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "503\n");
     assert_eq!(stats.value("filesystem.write_completed"), Some(3));
+    assert_eq!(stats.value("filesystem.write_buffered"), Some(5));
+    assert_eq!(stats.value("filesystem.write_total_buffered"), Some(0));
 }
 
 #[test]

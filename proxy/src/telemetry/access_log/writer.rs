@@ -39,6 +39,7 @@ pub struct Files {
     state: Mutex<State>,
     flush_interval: Duration,
     stats: FileStats,
+    registry: Stats,
 }
 
 #[derive(Debug, Default)]
@@ -60,12 +61,19 @@ impl Files {
     /// Starts the writer thread. `flush_interval` is `--file-flush-interval-msec` (Envoy's default: 10 s).
     pub fn new(flush_interval: Duration, stats: &Stats) -> Arc<Files> {
         let (orders, receiver) = sync_channel(WAITING);
+        let registry = stats.clone();
         let stats = FileStats {
             write_completed: stats.shared_counter("filesystem.write_completed"),
             write_failed: stats.shared_counter("filesystem.write_failed"),
             reopen_failed: stats.shared_counter("filesystem.reopen_failed"),
         };
-        let files = Arc::new(Files { orders, state: Mutex::default(), flush_interval, stats: stats.clone() });
+        let files = Arc::new(Files {
+            orders,
+            state: Mutex::default(),
+            flush_interval,
+            stats: stats.clone(),
+            registry,
+        });
         // The thread holds no strong reference: it ends with the last sender.
         let weak = Arc::downgrade(&files);
         let give_back = move |buffer: Vec<u8>| {
@@ -89,6 +97,10 @@ impl Files {
     /// How long a line may wait in a worker's buffer.
     pub fn flush_interval(&self) -> Duration {
         self.flush_interval
+    }
+
+    pub(super) fn stats(&self) -> &Stats {
+        &self.registry
     }
 
     /// The place of `sink`, opened if it is new.
