@@ -18,7 +18,7 @@ mod server_stats;
 mod stats;
 
 pub use server::{AdminError, bind, serve};
-pub use server_stats::ServerStats;
+pub use server_stats::{RuntimeStats, ServerStats};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};

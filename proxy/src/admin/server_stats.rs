@@ -37,7 +37,7 @@ stats_struct! {
 
 stats_struct! {
     /// `runtime.*`: the layers are static, nothing is ever loaded again.
-    struct RuntimeStats {
+    pub struct RuntimeStats {
         shared_gauge admin_overrides_active,
         shared_gauge deprecated_feature_seen_since_process_start,
         shared_gauge num_keys,
