@@ -454,6 +454,9 @@ impl Exchange<'_> {
                 None => self.upload.stop_keeping(),
             }
         }
+        if self.info.attempt_count > 1 && meta.status < 500 {
+            plan.cluster.stats().traffic.upstream_rq_retry_success.inc();
+        }
         plan.limits.per_try = None;
         plan.limits.per_try_idle = None;
         Attempt::Done(self.relay_response(plan, lease, meta).await)
