@@ -271,10 +271,7 @@ impl Exchange<'_> {
         }
         let lease = match self.checkout(plan, host).await {
             Ok(lease) => lease,
-            Err(Waited::Down(e)) => {
-                plan.cluster.stats().traffic.upstream_rq_cancelled.inc();
-                return Attempt::Done(Err(Broken::Downstream(e)));
-            }
+            Err(Waited::Down(e)) => return Attempt::Done(Err(Broken::Downstream(e))),
             Err(Waited::Limit(Limit::PerTry)) => return self.per_try_timeout(plan, host, false).await,
             Err(Waited::Limit(l)) => return Attempt::Done(self.limit_reached(plan, l).await),
             Err(Waited::Pool(e)) => return self.pool_failed(plan, e).await,

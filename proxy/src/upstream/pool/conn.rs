@@ -306,6 +306,9 @@ impl Drop for Lease {
                 let t = &conn.core.stats.traffic;
                 t.upstream_cx_rx_bytes_total.add(counts.wire_received);
                 t.upstream_cx_tx_bytes_total.add(counts.wire_sent);
+                if stream.is_peer_closed() {
+                    conn.remote.set(true);
+                }
                 if !self.opened || stream.is_reusable() {
                     if conn.is_too_old(now) {
                         t.upstream_cx_max_duration_reached.inc();

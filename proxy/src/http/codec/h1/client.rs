@@ -267,6 +267,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ClientConn<T> {
         self.answered && self.body.is_done() && self.writer.is_complete()
     }
 
+    /// Whether the peer has closed its side.
+    pub fn is_peer_closed(&self) -> bool {
+        self.eof
+    }
+
     /// The counters of the stream that was begun last.
     pub fn counts(&self) -> Counts {
         self.counts
