@@ -4,8 +4,8 @@
 //! the admin server. One control runtime carries all that is not traffic.
 
 mod admin;
-pub mod discovery;
 mod checks;
+pub mod discovery;
 mod logging;
 pub mod secrets;
 

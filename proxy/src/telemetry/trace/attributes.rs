@@ -59,7 +59,7 @@ pub(super) fn downstream(config: &Tracing, ctx: &FormatContext<'_>) -> Attribute
     }
     set(&mut a, &REQUEST_SIZE, info.bytes_received.to_string());
     set(&mut a, &RESPONSE_SIZE, info.bytes_sent.to_string());
-    common(&mut a, config, ctx);
+    common(&mut a, config, ctx, ctx.info.response_code);
     a
 }
 
@@ -77,17 +77,22 @@ pub(super) fn upstream(config: &Tracing, ctx: &FormatContext<'_>, attempt: u32) 
         set(&mut a, &UPSTREAM_ADDRESS, host.to_string());
         set(&mut a, &PEER_ADDRESS, host.to_string());
     }
-    common(&mut a, config, ctx);
+    common(&mut a, config, ctx, try_code(ctx));
     a
 }
 
+/// The status of a try's own response: the stream's may not be known yet, or be another try's.
+pub(super) fn try_code(ctx: &FormatContext<'_>) -> Option<u16> {
+    ctx.response.and_then(Head::status)
+}
+
 /// Whether the span is an error's: no response, a 5xx, or a gRPC status that is not OK.
-pub(super) fn is_error(ctx: &FormatContext<'_>) -> bool {
-    ctx.info.response_code.is_none_or(|c| c >= 500)
+pub(super) fn is_error(ctx: &FormatContext<'_>, code: Option<u16>) -> bool {
+    code.is_none_or(|c| c >= 500)
         || grpc_head(ctx).and_then(|h| h.get(HeaderId::GrpcStatus)).is_some_and(|s| s != b"0")
 }
 
-fn common(a: &mut Attributes, config: &Tracing, ctx: &FormatContext<'_>) {
+fn common(a: &mut Attributes, config: &Tracing, ctx: &FormatContext<'_>, code: Option<u16>) {
     let info = ctx.info;
     set(a, &COMPONENT, "proxy".to_owned());
     if let Some(cluster) = &info.upstream.cluster {
@@ -95,14 +100,14 @@ fn common(a: &mut Attributes, config: &Tracing, ctx: &FormatContext<'_>) {
         let stat_name = info.upstream.cluster_stat_name.as_ref().unwrap_or(cluster);
         set(a, &UPSTREAM_CLUSTER_NAME, stat_name.to_string());
     }
-    set(a, &STATUS, info.response_code.unwrap_or(0).to_string());
+    set(a, &STATUS, code.unwrap_or(0).to_string());
     let flags: Vec<&str> = FLAGS.iter().filter(|f| info.flags.has(f.0)).map(|f| f.1).collect();
     set(a, &FLAGS_TAG, if flags.is_empty() { "-".to_owned() } else { flags.join(",") });
     if let Some(head) = grpc_head(ctx) {
         set_header(a, &GRPC_STATUS, head, HeaderId::GrpcStatus);
         set_header(a, &GRPC_MESSAGE, head, HeaderId::GrpcMessage);
     }
-    if is_error(ctx) {
+    if is_error(ctx, code) {
         set(a, &ERROR, "true".to_owned());
     }
     for tag in &config.custom_tags {

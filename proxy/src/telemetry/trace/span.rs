@@ -145,15 +145,20 @@ impl Span {
 
     /// Ends a request's span at the stream's end.
     pub fn finish(self, ctx: &FormatContext<'_>) {
-        self.send(ctx, |config| attributes::downstream(config, ctx));
+        self.send(ctx, ctx.info.response_code, |config| attributes::downstream(config, ctx));
     }
 
     /// Ends the span of a try; the context's upstream part and response are the try's.
     pub fn finish_try(self, ctx: &FormatContext<'_>, attempt: u32) {
-        self.send(ctx, |config| attributes::upstream(config, ctx, attempt));
+        self.send(ctx, attributes::try_code(ctx), |config| attributes::upstream(config, ctx, attempt));
     }
 
-    fn send(self, ctx: &FormatContext<'_>, attributes: impl FnOnce(&Tracing) -> Vec<(Arc<str>, String)>) {
+    fn send(
+        self,
+        ctx: &FormatContext<'_>,
+        code: Option<u16>,
+        attributes: impl FnOnce(&Tracing) -> Vec<(Arc<str>, String)>,
+    ) {
         let (Some(spans), true) = (&self.spans, self.context.sampled) else { return };
         let Some(provider) = self.config.provider.clone() else { return };
         let since_epoch = |t: SystemTime| t.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -168,7 +173,7 @@ impl Span {
             client: self.client,
             start,
             end: end.max(start),
-            error: attributes::is_error(ctx),
+            error: attributes::is_error(ctx, code),
             attributes: attributes(&self.config),
             context: self.context,
         });
