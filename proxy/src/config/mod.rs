@@ -9,6 +9,7 @@ pub mod address;
 pub mod apply;
 pub mod bootstrap;
 pub mod cluster;
+pub mod dump;
 pub mod file_source;
 pub mod filter;
 pub mod format;

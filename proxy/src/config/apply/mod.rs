@@ -134,6 +134,7 @@ pub struct Applier {
     records: BTreeMap<Kind, Records>,
     warming: BTreeMap<(Kind, Arc<str>), Warming>,
     counters: Counters,
+    bootstrap: (Vec<u8>, SystemTime),
 }
 
 impl std::fmt::Debug for Applier {
@@ -152,6 +153,7 @@ impl Applier {
             records: Kind::ALL.into_iter().map(|k| (k, Records::default())).collect(),
             warming: BTreeMap::new(),
             counters: Counters::new(stats),
+            bootstrap: (loaded.raw.clone(), SystemTime::now()),
         };
         let mut edit = Edit::default();
         for (name, secret) in &loaded.bootstrap.secrets {
@@ -556,6 +558,11 @@ impl Applier {
     pub fn records(&self, kind: Kind) -> &Records {
         static EMPTY: std::sync::OnceLock<Records> = std::sync::OnceLock::new();
         self.records.get(&kind).unwrap_or_else(|| EMPTY.get_or_init(Records::default))
+    }
+
+    /// The bootstrap as a message, and when it was read.
+    pub fn bootstrap(&self) -> (&[u8], SystemTime) {
+        (&self.bootstrap.0, self.bootstrap.1)
     }
 
     /// Names that are warming, of a kind.
