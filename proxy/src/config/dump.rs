@@ -16,6 +16,8 @@ use serde_json::{Map, Value, json};
 
 use super::apply::{Applied, Applier, ErrorState, Kind, Record};
 use super::tls::Secret;
+use crate::admin::{ConfigDump, DumpQuery};
+use crate::server::SharedApplier;
 
 /// What is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -461,6 +463,19 @@ fn inline_routes(body: &[u8]) -> Vec<RouteConfiguration> {
     listener.filter_chains.into_iter().chain(listener.default_filter_chain).flat_map(of).collect()
 }
 
+/// The admin server's source of dumps.
+#[derive(Debug)]
+pub struct Source(pub SharedApplier);
+
+impl ConfigDump for Source {
+    fn dump(&self, query: &DumpQuery) -> Result<String, String> {
+        let DumpQuery { resource, mask, name_regex, include_eds } = query.clone();
+        let query = Query { resource, mask, name_regex, include_eds };
+        let value = dump(&self.0.lock(), &query)?;
+        serde_json::to_string_pretty(&value).map_err(|e| e.to_string())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::time::Instant;
@@ -545,7 +560,7 @@ mod tests {
             listener["active_state"]["listener"]["address"]["socket_address"]["port_value"].is_u64(),
             "{listener}"
         );
-        assert!(!section(&dump, "RoutesConfigDump")["dynamic_route_configs"].as_array().unwrap().is_empty());
+        assert!(!section(&dump, ".RoutesConfigDump")["dynamic_route_configs"].as_array().unwrap().is_empty());
         assert!(
             !section(&dump, "EndpointsConfigDump")["dynamic_endpoint_configs"].as_array().unwrap().is_empty()
         );

@@ -38,10 +38,9 @@ pub fn bootstrap(m: pb::Bootstrap) -> Result<Converted> {
     let root = Root::new("bootstrap", "", &empty);
     let ctx = root.ctx();
     take!(ctx, m, pb::Bootstrap {
-        node, static_resources, dynamic_resources, cluster_manager, stats_config, stats_flush_interval, layered_runtime, admin,
-        overload_manager, header_prefix, dns_resolution_config, typed_dns_resolver_config, bootstrap_extensions, tracing,
-        application_log_config, stats_flush, use_tcp_for_dns_lookups, default_regex_engine;
-        refuse hds_config = "none is accepted",
+        node, static_resources, dynamic_resources, cluster_manager, stats_config, _interval, layered_runtime, admin,
+        overload_manager, header_prefix, dns_resolution_config, typed_dns_resolver_config, bootstrap_extensions, stats_flush, default_regex_engine;
+        refuse use_tcp_for_dns_lookups = "UDP with TCP on truncation is used", tracing = "the connection manager's provider is accepted", hds_config = "none is accepted",
             stats_sinks = "Prometheus scrapes the stats; none is accepted",
             fatal_actions = "none is accepted",
             config_sources = "none is accepted",
@@ -52,7 +51,7 @@ pub fn bootstrap(m: pb::Bootstrap) -> Result<Converted> {
             xds_delegate_extension = "none is accepted",
             xds_config_tracker_extension = "none is accepted",
             listener_manager = "the built-in one is used";
-        harmless node_context_params = "for xdstp names, which are not served",
+        harmless stats_flush = "values are gathered when they are asked for", application_log_config = "the process's own log keeps its form", node_context_params = "for xdstp names, which are not served",
             flags_path = "for runtime flags on disk, which are not read",
             deferred_stat_options = "a cluster without traffic has no stats in any case",
             watchdog = "a worker that hangs is seen by the health probe",
@@ -69,8 +68,6 @@ pub fn bootstrap(m: pb::Bootstrap) -> Result<Converted> {
     let env = Env { runtime: runtime.clone().into(), is_static: true };
     let root = Root::new("bootstrap", "", &env);
     let ctx = root.ctx();
-    ctx.refuse("use_tcp_for_dns_lookups", &use_tcp_for_dns_lookups, "UDP with TCP on truncation is used")?;
-    ctx.refuse("tracing", &tracing, "the connection manager's provider is accepted")?;
     if let Some(e) = default_regex_engine {
         let ctx = ctx.field("default_regex_engine");
         let (_, e) = any::typed(&ctx, e)?;
@@ -78,9 +75,6 @@ pub fn bootstrap(m: pb::Bootstrap) -> Result<Converted> {
             return e.unknown(&ctx, "regex engine", "envoy.regex_engines.google_re2");
         }
     }
-    // The log's format is given on the command line too; the process's own log keeps its form.
-    let _ = application_log_config;
-    let _ = stats_flush;
     for (i, e) in bootstrap_extensions.into_iter().enumerate() {
         let ctx = ctx.index("bootstrap_extensions", i);
         let (_, e) = any::typed(&ctx, e)?;
@@ -203,13 +197,10 @@ fn node(ctx: &Ctx<'_>, m: core_pb::Node) -> Result<Node> {
 
 fn admin(ctx: &Ctx<'_>, m: pb::Admin) -> Result<Option<Admin>> {
     take!(ctx, m, pb::Admin {
-        access_log, access_log_path, address, allow_paths;
-        refuse socket_options = "none is accepted";
+        access_log, access_log_path, address, ;
+        refuse allow_paths = "every path is answered", socket_options = "none is accepted";
         harmless profile_path = "for a profiler of Envoy", ignore_global_conn_limit = "the admin's connections are never counted"
     });
-    if !allow_paths.is_empty() {
-        return ctx.bad("allow_paths", "is not served; every path is answered");
-    }
     let mut access_log = access_log::access_logs(ctx, "access_log", access_log)?;
     if !access_log_path.is_empty() {
         access_log.push(access_log::file(ctx, &access_log_path)?);

@@ -37,11 +37,11 @@ pub fn cluster(env: &Env, m: pb::Cluster) -> Result<(Cluster, Vec<Need>)> {
         lb_policy, load_assignment, health_checks, max_requests_per_connection, circuit_breakers, upstream_http_protocol_options,
         common_http_protocol_options, http_protocol_options, http2_protocol_options, typed_extension_protocol_options,
         dns_refresh_rate, dns_jitter, dns_failure_refresh_rate, respect_dns_ttl, dns_lookup_family, dns_resolvers,
-        use_tcp_for_dns_lookups, dns_resolution_config, typed_dns_resolver_config, wait_for_warm_on_init, outlier_detection,
+        dns_resolution_config, typed_dns_resolver_config, wait_for_warm_on_init, outlier_detection,
         cleanup_interval, upstream_bind_config, lb_subset_config, common_lb_config, transport_socket, metadata, protocol_selection,
         upstream_connection_options, close_connections_on_host_health_failure, ignore_health_on_host_removal, filters,
         load_balancing_policy, track_timeout_budgets, track_cluster_stats, preconnect_policy, cluster_discovery_type, lb_config;
-        refuse transport_socket_matcher = "transport_socket_matches is accepted",
+        refuse use_tcp_for_dns_lookups = "UDP with TCP on truncation is used", transport_socket_matcher = "transport_socket_matches is accepted",
             stats_matcher = "the bootstrap's stats_config is used",
             per_connection_buffer_high_watermark_timeout = "unset is accepted",
             upstream_config = "the generic HTTP and TCP upstreams are always used",
@@ -64,7 +64,6 @@ pub fn cluster(env: &Env, m: pb::Cluster) -> Result<(Cluster, Vec<Need>)> {
         family: family(&ctx, dns_lookup_family)?,
         resolvers: resolvers(&ctx, dns_resolvers, dns_resolution_config, typed_dns_resolver_config)?,
     };
-    ctx.refuse("use_tcp_for_dns_lookups", &use_tcp_for_dns_lookups, "UDP with TCP on truncation is used")?;
     let assignment = |names: bool| -> Result<Arc<_>> {
         Ok(match &load_assignment {
             Some(l) => Arc::new(endpoint::endpoints(&ctx.field("load_assignment"), l.clone(), names)?),

@@ -338,9 +338,7 @@ pub fn substitution(ctx: &Ctx<'_>, m: core::SubstitutionFormatString) -> Result<
             omit_empty_values,
             content_type,
             formatters,
-            json_format_options,
-            format
-        }
+            format; harmless json_format_options = "keys are always written sorted" }
     );
     for (i, f) in formatters.into_iter().enumerate() {
         let ctx = ctx.index("formatters", i);
@@ -353,9 +351,6 @@ pub fn substitution(ctx: &Ctx<'_>, m: core::SubstitutionFormatString) -> Result<
             }
         }
     }
-    let sort = json_format_options.is_some_and(|core::JsonFormatOptions { sort_properties }| sort_properties);
-    // Keys are always written sorted: a proto map has no order, and Envoy sorts too.
-    let _ = sort;
     let format = match ctx.required("format", format)? {
         F::TextFormat(t) => LogFormat::Text(parse(&ctx.field("text_format"), &t, omit_empty_values)?),
         F::TextFormatSource(s) => {

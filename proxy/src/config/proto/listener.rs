@@ -32,8 +32,8 @@ pub fn listener(env: &Env, m: pb::Listener) -> Result<(Listener, Vec<Need>)> {
         per_connection_buffer_limit_bytes, metadata, deprecated_v1, listener_filters, listener_filters_timeout,
         continue_on_listener_filters_timeout, transparent, freebind, socket_options, tcp_fast_open_queue_length, traffic_direction,
         connection_balance_config, reuse_port, enable_reuse_port, access_log, tcp_backlog_size,
-        max_connections_to_accept_per_socket_event, bind_to_port, ignore_global_conn_limit, tcp_keepalive, listener_specifier;
-        refuse stats_matcher = "the bootstrap's stats_config is used",
+        max_connections_to_accept_per_socket_event, bind_to_port, ignore_global_conn_limit, ;
+        refuse tcp_keepalive = "socket_options is accepted", listener_specifier = "a listener with an address is accepted", stats_matcher = "the bootstrap's stats_config is used",
             fcds_config = "filter_chains is accepted",
             filter_chain_matcher = "filter_chain_match of each chain is accepted",
             per_connection_buffer_high_watermark_timeout = "unset is accepted",
@@ -49,8 +49,6 @@ pub fn listener(env: &Env, m: pb::Listener) -> Result<(Listener, Vec<Need>)> {
         core_pb::TrafficDirection::Outbound => Direction::Outbound,
     };
     root.direction.set(direction);
-    ctx.refuse("internal_listener", &listener_specifier, "a listener with an address is accepted")?;
-    ctx.refuse("tcp_keepalive", &tcp_keepalive, "socket_options is accepted")?;
     let address = ctx.required("address", address)?;
     let ipv4_compat = core::listens_ipv4_compat(&address);
     let mut addresses = vec![core::address(&ctx.field("address"), address)?];

@@ -31,6 +31,8 @@ pub mod tls;
 pub mod trace;
 
 #[cfg(test)]
+mod compatibility;
+#[cfg(test)]
 mod tests;
 
 use std::cell::{Cell, RefCell};

@@ -116,14 +116,13 @@ fn downstream(ctx: &Ctx<'_>, m: pb::DownstreamTlsContext) -> Result<DownstreamTl
     use pb::downstream_tls_context::SessionTicketKeysType as K;
     take!(ctx, m, pb::DownstreamTlsContext {
         common_tls_context, require_client_certificate, disable_stateful_session_resumption, session_ticket_keys_type,
-        full_scan_certs_on_sni_mismatch, require_sni, ocsp_staple_policy;
+        full_scan_certs_on_sni_mismatch, require_sni, ; refuse ocsp_staple_policy = "LENIENT_STAPLING is accepted";
         harmless session_timeout = "tickets live for as long as the TLS library says",
             prefer_client_ciphers = "TLS 1.3 suites are all strong; the order decides nothing about safety"
     });
     if flag(require_sni, false) {
         return ctx.bad("require_sni", "true is not served; match server_names in the filter chain instead");
     }
-    ctx.refuse("ocsp_staple_policy", &ocsp_staple_policy, "LENIENT_STAPLING is accepted")?;
     let session_tickets = match session_ticket_keys_type {
         None | Some(K::DisableStatelessSessionResumption(false)) => true,
         Some(K::DisableStatelessSessionResumption(true)) => false,
