@@ -194,7 +194,7 @@ impl Server {
             admin: bootstrap.admin,
             stats: bootstrap.stats,
             runtime: bootstrap.runtime,
-            config_dump: None,
+            config_dump: Some(Box::new(crate::config::dump::Source(applier.clone()))),
         };
         let admin = admin::start(parts, &shared, options, control)?;
         tasks.extend(admin.task);

@@ -38,8 +38,8 @@ pub fn bootstrap(m: pb::Bootstrap) -> Result<Converted> {
     let root = Root::new("bootstrap", "", &empty);
     let ctx = root.ctx();
     take!(ctx, m, pb::Bootstrap {
-        node, static_resources, dynamic_resources, cluster_manager, stats_config, _interval, layered_runtime, admin,
-        overload_manager, header_prefix, dns_resolution_config, typed_dns_resolver_config, bootstrap_extensions, stats_flush, default_regex_engine;
+        node, static_resources, dynamic_resources, cluster_manager, stats_config, stats_flush_interval, layered_runtime, admin,
+        overload_manager, header_prefix, dns_resolution_config, typed_dns_resolver_config, bootstrap_extensions, default_regex_engine;
         refuse use_tcp_for_dns_lookups = "UDP with TCP on truncation is used", tracing = "the connection manager's provider is accepted", hds_config = "none is accepted",
             stats_sinks = "Prometheus scrapes the stats; none is accepted",
             fatal_actions = "none is accepted",
