@@ -96,21 +96,21 @@ async fn serve_codec(
 /// HTTP/2's connection preface (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// Bytes of the first read: mostly a whole head, so that the codec need not read again.
+const SNIFF: usize = 2048;
+
 /// Reads until the bytes are HTTP/2's preface or differ from it, and tells which, with what was read.
 async fn sniff(io: &mut Io, idle: Option<Duration>) -> Option<(bool, Vec<u8>)> {
     use tokio::io::AsyncReadExt as _;
-    let mut seen = Vec::with_capacity(PREFACE.len());
+    let mut seen = Vec::with_capacity(SNIFF);
     let read = async {
         loop {
-            let mut buf = [0u8; 24];
-            let want = PREFACE.len() - seen.len();
-            let n = io.read(&mut buf[..want]).await.ok().filter(|n| *n > 0)?;
-            seen.extend_from_slice(&buf[..n]);
+            io.read_buf(&mut seen).await.ok().filter(|n| *n > 0)?;
+            if seen.starts_with(PREFACE) {
+                return Some(true);
+            }
             if !PREFACE.starts_with(&seen) {
                 return Some(false);
-            }
-            if seen.len() == PREFACE.len() {
-                return Some(true);
             }
         }
     };
@@ -177,14 +177,18 @@ async fn serve_h1(
                     .await
             }
             Some(Ok(None)) => return Ended::Remote,
-            Some(Err(CodecError::Closed | CodecError::Io(_))) => {
-                hcm.recycle(head);
-                return Ended::Remote;
-            }
             Some(Err(e)) => {
-                hcm.stats.downstream_cx_protocol_error.inc();
                 let meta = refused_meta();
-                Exchange::new(&worker, &hcm, &conn, &mut down, &mut timer, head, meta, start).refuse(e).await
+                let cut = !e.is_protocol_error();
+                if !cut {
+                    hcm.stats.downstream_cx_protocol_error.inc();
+                }
+                let exchange = Exchange::new(&worker, &hcm, &conn, &mut down, &mut timer, head, meta, start);
+                let after = exchange.refuse(e).await;
+                if cut {
+                    return Ended::Remote;
+                }
+                after
             }
             None => {
                 hcm.stats.downstream_rq_header_timeout.inc();

@@ -157,7 +157,11 @@ impl<'c> Exchange<'c> {
 
     /// Answers a request whose head the codec refused.
     pub async fn refuse(mut self, error: CodecError) -> After {
-        let Some(status) = error.status() else { return self.broken(Broken::Downstream(error)) };
+        let Some(status) = error.status() else {
+            let after = self.broken(Broken::Downstream(error));
+            self.finish();
+            return after;
+        };
         self.close = true;
         let reply = LocalReply::new(status, reason(status), error.details()).flags(error.downstream_flag());
         if status == 431 {
@@ -463,7 +467,7 @@ impl<'c> Exchange<'c> {
     pub(super) fn send_head(&mut self, end: bool) {
         let hcm = &self.hcm.config;
         let head = &mut self.response;
-        let tunnel = self.meta.tunnel != Tunnel::No && matches!(head.status(), Some(101 | 200));
+        let tunnel = opens_tunnel(self.meta.tunnel, head.status().unwrap_or(0));
         if !tunnel {
             head.remove(HeaderId::Connection);
             head.remove(HeaderId::Upgrade);
@@ -604,6 +608,16 @@ impl Drop for Exchange<'_> {
             let _ = self.broken(Broken::Downstream(CodecError::Closed));
             self.finish();
         }
+    }
+}
+
+/// Whether a response with this status turns the exchange into a tunnel. An upgrade over HTTP/2 is 101 here too: its codec
+/// translates.
+pub(super) fn opens_tunnel(asked: Tunnel, status: u16) -> bool {
+    match asked {
+        Tunnel::No => false,
+        Tunnel::Upgrade => status == 101,
+        Tunnel::Connect => (200..300).contains(&status),
     }
 }
 

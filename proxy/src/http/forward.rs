@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::config::route::{Forward, HostRewrite, RetryPolicy};
 use crate::head::HeaderId;
 use crate::http::codec::{CodecError, ResetReason, ResponseMeta, Tunnel, UpStream};
-use crate::http::exchange::{Broken, Exchange, auto_host};
+use crate::http::exchange::{Broken, Exchange, auto_host, opens_tunnel};
 use crate::http::filters::Matched;
 use crate::http::local_reply::LocalReply;
 use crate::http::mirror;
@@ -636,7 +636,7 @@ impl Exchange<'_> {
             levels.response(&self.request, &mut self.response, &self.info);
         }
         self.run_response_filters();
-        let tunnel = self.meta.tunnel != Tunnel::No && matches!(meta.status, 101 | 200);
+        let tunnel = opens_tunnel(self.meta.tunnel, meta.status);
         if tunnel {
             self.hcm.stats.downstream_cx_upgrades_total.inc();
             self.hcm.stats.downstream_cx_upgrades_active.inc();
@@ -645,7 +645,13 @@ impl Exchange<'_> {
             self.upload.received = false;
             self.upload.sent = false;
         }
-        let end = meta.end && !tunnel;
+        // An upgrade that was not taken up, and is no error either, is answered by its head alone.
+        let declined = self.meta.tunnel == Tunnel::Upgrade && !tunnel && (200..400).contains(&meta.status);
+        if declined {
+            self.info.details = Some("websocket_handshake_unsuccessful".into());
+            self.response.remove(HeaderId::ContentLength);
+        }
+        let end = (meta.end || declined) && !tunnel;
         self.send_head(end);
         let mut download = Download::new(end);
         self.timer.rearm();
@@ -663,10 +669,6 @@ impl Exchange<'_> {
                 self.info.times.downstream_tx_end = Some(self.info.elapsed(now));
                 let time = self.info.elapsed(now);
                 plan.cluster.stats().response_time(time, self.origin());
-                if !self.upload.sent && !tunnel {
-                    self.hcm.stats.downstream_rq_response_before_rq_complete.inc();
-                    self.close |= !self.multiplexed;
-                }
                 self.settle(lease);
                 Ok(())
             }

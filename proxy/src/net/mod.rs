@@ -89,6 +89,10 @@ impl AsyncRead for Raw {
             let n = self.prefix.len().min(buf.remaining());
             buf.put_slice(&self.prefix[..n]);
             self.prefix.advance(n);
+            if self.prefix.is_empty() {
+                // An empty view would still hold the memory.
+                self.prefix = Bytes::new();
+            }
             return Poll::Ready(Ok(()));
         }
         match &mut self.socket {

@@ -162,8 +162,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServerConn<T> {
         head.clear();
         let options = &self.options;
         let parsed = parse::request(&filled[..end], &options.http1, options.max_headers_count, head)?;
-        self.counts.header_received += parsed.header_bytes;
-        let (meta, framing) = semantics::request(head, parsed.version, options)?;
+        let judged = semantics::request(head, parsed.version, options);
+        // Envoy's parser refuses a malformed length before its meter has seen a field.
+        if !matches!(judged, Err(Http1Error::Syntax)) {
+            self.counts.header_received += parsed.header_bytes;
+        }
+        let (meta, framing) = judged?;
         self.buffer.consume(end);
         self.body.begin(framing);
         self.to_head = head.method() == b"HEAD";
