@@ -316,10 +316,10 @@ async fn serve_h2(
                 if timer.poll_reached(cx, d) {
                     return Poll::Ready(H2Event::Age);
                 }
-            } else if let Some(d) = idle {
-                if timer.poll_reached(cx, d) {
-                    return Poll::Ready(H2Event::Idle);
-                }
+            } else if let Some(d) = idle
+                && timer.poll_reached(cx, d)
+            {
+                return Poll::Ready(H2Event::Idle);
             }
             Poll::Pending
         })

@@ -475,10 +475,10 @@ impl<'c> Exchange<'c> {
         head.remove(HeaderId::KeepAlive);
         head.remove(HeaderId::ProxyConnection);
         head.remove(HeaderId::TransferEncoding);
-        if hcm.always_set_request_id_in_response {
-            if let Some(id) = self.request.get(HeaderId::XRequestId) {
-                head.set(HeaderId::XRequestId, id);
-            }
+        if hcm.always_set_request_id_in_response
+            && let Some(id) = self.request.get(HeaderId::XRequestId)
+        {
+            head.set(HeaderId::XRequestId, id);
         }
         if let Some(via) = &hcm.via {
             let joined = match head.get(HeaderId::Via) {

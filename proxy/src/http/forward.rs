@@ -213,10 +213,10 @@ impl Exchange<'_> {
             self.upload.rewind();
             self.response.clear();
             self.info.upstream.transport_failure = None;
-            if !wait.is_zero() {
-                if let Some(done) = self.back_off(plan, wait).await {
-                    return done;
-                }
+            if !wait.is_zero()
+                && let Some(done) = self.back_off(plan, wait).await
+            {
+                return done;
             }
         }
     }
@@ -296,10 +296,10 @@ impl Exchange<'_> {
             if let Poll::Ready(r) = future.as_mut().poll(cx) {
                 return Poll::Ready(r.map_err(Waited::Pool));
             }
-            if self.upload.received {
-                if let Poll::Ready(e) = self.down.poll_closed(cx) {
-                    return Poll::Ready(Err(Waited::Down(e)));
-                }
+            if self.upload.received
+                && let Poll::Ready(e) = self.down.poll_closed(cx)
+            {
+                return Poll::Ready(Err(Waited::Down(e)));
             }
             match plan.limits.next(self.last_activity) {
                 Some((d, l)) if self.timer.poll_reached(cx, d) => Poll::Ready(Err(Waited::Limit(l))),
@@ -389,11 +389,11 @@ impl Exchange<'_> {
                     Poll::Ready(Err(Side::Down(e))) => return Poll::Ready(Try::Down(e)),
                     // A server may answer and close without reading it all: its answer counts.
                     Poll::Ready(Err(Side::Up(e))) => {
-                        if let Poll::Ready(Ok(meta)) = up.poll_head(cx, &mut self.response) {
-                            if !meta.informational {
-                                self.close |= !self.multiplexed;
-                                return Poll::Ready(Try::Head(meta));
-                            }
+                        if let Poll::Ready(Ok(meta)) = up.poll_head(cx, &mut self.response)
+                            && !meta.informational
+                        {
+                            self.close |= !self.multiplexed;
+                            return Poll::Ready(Try::Head(meta));
                         }
                         return Poll::Ready(Try::Failed(e.reset_reason()));
                     }

@@ -109,20 +109,20 @@ fn remote_address(hcm: &Hcm, head: &mut Head, conn: &ConnInfo, local_ip: IpAddr)
     }
     let single = !head.contains(HeaderId::XForwardedFor);
     let mut remote = conn.remote;
-    if hcm.xff_num_trusted_hops > 0 {
-        if let Some((ip, _)) = last_address(head, hcm.xff_num_trusted_hops - 1) {
-            remote = SocketAddr::new(ip, 0);
-        }
+    if hcm.xff_num_trusted_hops > 0
+        && let Some((ip, _)) = last_address(head, hcm.xff_num_trusted_hops - 1)
+    {
+        remote = SocketAddr::new(ip, 0);
     }
     if !hcm.skip_xff_append && !conn.is_unix {
         let mut ip = conn.remote.ip();
         if ip.is_loopback() {
             ip = local_ip;
         }
-        if hcm.represent_ipv4_as_mapped {
-            if let IpAddr::V4(v4) = ip {
-                ip = IpAddr::V6(v4.to_ipv6_mapped());
-            }
+        if hcm.represent_ipv4_as_mapped
+            && let IpAddr::V4(v4) = ip
+        {
+            ip = IpAddr::V6(v4.to_ipv6_mapped());
         }
         append_xff(head, ip);
     }

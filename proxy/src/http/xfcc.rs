@@ -42,10 +42,10 @@ fn element(hcm: &Hcm, tls: &TlsInfo) -> String {
     if !tls.peer_fingerprint_256.is_empty() {
         parts.push(format!("Hash={}", tls.peer_fingerprint_256));
     }
-    if want.cert {
-        if let Some(leaf) = tls.peer_chain.first() {
-            parts.push(format!("Cert=\"{}\"", crate::tls::xfcc::certificate(leaf)));
-        }
+    if want.cert
+        && let Some(leaf) = tls.peer_chain.first()
+    {
+        parts.push(format!("Cert=\"{}\"", crate::tls::xfcc::certificate(leaf)));
     }
     if want.chain {
         let chain = crate::tls::xfcc::chain(tls.peer_chain.iter().map(Vec::as_slice));

@@ -36,17 +36,19 @@ fn lookup(table: &DomainTable, host: &[u8]) -> Option<usize> {
     }
     for (len, map) in &table.suffix {
         // The star stands for at least one character.
-        if host.len() > *len && host.is_char_boundary(host.len() - len) {
-            if let Some(i) = map.get(&host[host.len() - len..]) {
-                return Some(*i);
-            }
+        if host.len() > *len
+            && host.is_char_boundary(host.len() - len)
+            && let Some(i) = map.get(&host[host.len() - len..])
+        {
+            return Some(*i);
         }
     }
     for (len, map) in &table.prefix {
-        if host.len() > *len && host.is_char_boundary(*len) {
-            if let Some(i) = map.get(&host[..*len]) {
-                return Some(*i);
-            }
+        if host.len() > *len
+            && host.is_char_boundary(*len)
+            && let Some(i) = map.get(&host[..*len])
+        {
+            return Some(*i);
         }
     }
     table.any

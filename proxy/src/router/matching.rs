@@ -95,7 +95,7 @@ pub fn header_matches(m: &HeaderMatcher, head: &Head) -> bool {
     if value.is_none() && !m.treat_missing_as_empty {
         // A missing header fails the match, inverted or not, but for `present_match`.
         return match m.kind {
-            HeaderMatch::Present(want) => (!want) != m.invert,
+            HeaderMatch::Present(want) => want == m.invert,
             _ => m.invert,
         };
     }

@@ -58,10 +58,10 @@ pub fn evaluate(
     head.remove(HeaderId::XEnvoyUpstreamRqTimeoutMs);
     head.remove(HeaderId::XEnvoyUpstreamRqPerTryTimeoutMs);
     // A try that may last as long as the whole request needs no timer of its own.
-    if let (Some(g), Some(p)) = (t.global, t.per_try) {
-        if p >= g {
-            t.per_try = None;
-        }
+    if let (Some(g), Some(p)) = (t.global, t.per_try)
+        && p >= g
+    {
+        t.per_try = None;
     }
     if !suppress_envoy_headers {
         let tell = t.per_try.filter(|_| !forward.hedge_on_per_try_timeout).or(t.global);

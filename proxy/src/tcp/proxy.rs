@@ -170,9 +170,9 @@ async fn relay(
         let found = tls.as_ref().and_then(|t| t.alpn.as_ref()) == Some(protocol);
         let stats = &runtime.exchange_stats;
         if found {
-            stats.alpn_protocol_found.inc()
+            stats.alpn_protocol_found.inc();
         } else {
-            stats.alpn_protocol_not_found.inc()
+            stats.alpn_protocol_not_found.inc();
         };
         found
     };

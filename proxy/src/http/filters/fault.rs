@@ -92,11 +92,11 @@ impl Fault {
             };
             share.hit(rng()).then_some(what)
         });
-        if let Some((kib, share)) = config.response_rate {
-            if share.hit(rng()) {
-                self.stats.response_rl_injected.inc();
-                ctx.state.fault.rate = Some(kib);
-            }
+        if let Some((kib, share)) = config.response_rate
+            && share.hit(rng())
+        {
+            self.stats.response_rl_injected.inc();
+            ctx.state.fault.rate = Some(kib);
         }
         if delay.is_none() && abort.is_none() && ctx.state.fault.rate.is_none() {
             return Flow::Continue;

@@ -47,10 +47,10 @@ fn bucket(config: &Arc<Config>, now: Instant) -> Arc<Mutex<Bucket>> {
     let mut all = BUCKETS.lock().unwrap_or_else(PoisonError::into_inner);
     let all = all.get_or_insert_default();
     let key = Arc::as_ptr(config) as usize;
-    if let Some((weak, b)) = all.get(&key) {
-        if weak.strong_count() > 0 {
-            return b.clone();
-        }
+    if let Some((weak, b)) = all.get(&key)
+        && weak.strong_count() > 0
+    {
+        return b.clone();
     }
     all.retain(|_, (weak, _)| weak.strong_count() > 0);
     let b = Arc::new(Mutex::new(Bucket { tokens: config.max_tokens, filled: now }));

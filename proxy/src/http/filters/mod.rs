@@ -112,10 +112,10 @@ impl Ctx<'_> {
     pub fn override_for(&self, name: &str) -> Option<&FilterOverride> {
         let m = self.route?;
         let find = |o: &'_ crate::config::route::Overrides| o.iter().position(|(n, _)| &**n == name);
-        if let Some(w) = m.weighted() {
-            if let Some(i) = find(&w.overrides) {
-                return Some(&w.overrides[i].1);
-            }
+        if let Some(w) = m.weighted()
+            && let Some(i) = find(&w.overrides)
+        {
+            return Some(&w.overrides[i].1);
         }
         for o in [&m.route.overrides, &m.vhost.overrides, &m.config.overrides] {
             if let Some(i) = find(o) {

@@ -33,13 +33,13 @@ impl PeerMetadata {
     pub(super) fn request_head(&self, head: &mut Head, ctx: &mut Ctx<'_>) -> Flow {
         let c = &self.config;
         for m in &c.downstream_discovery {
-            if let PeerMethod::IstioHeaders { .. } = m {
-                if let Some(value) = head.get(HeaderId::XEnvoyPeerMetadata) {
-                    let id = head.get(HeaderId::XEnvoyPeerMetadataId);
-                    ctx.state.peer.caller_asks = true;
-                    if ctx.info.downstream_peer.is_none() {
-                        ctx.info.downstream_peer = peer::decode(id, value, &c.additional_labels);
-                    }
+            if let PeerMethod::IstioHeaders { .. } = m
+                && let Some(value) = head.get(HeaderId::XEnvoyPeerMetadata)
+            {
+                let id = head.get(HeaderId::XEnvoyPeerMetadataId);
+                ctx.state.peer.caller_asks = true;
+                if ctx.info.downstream_peer.is_none() {
+                    ctx.info.downstream_peer = peer::decode(id, value, &c.additional_labels);
                 }
             }
         }
