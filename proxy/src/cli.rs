@@ -19,6 +19,7 @@ pub struct Cli {
 
 /// What can be asked for beside running a bootstrap.
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "one value in the life of a process")]
 pub enum Command {
     /// Run as the proxy of a pod that istiod injected.
     Proxy(crate::agent::sidecar::ProxyOptions),

@@ -386,6 +386,10 @@ async fn serve_h2(
     }
 }
 
+#[allow(
+    clippy::large_enum_variant,
+    reason = "lives between two lines; a box would cost an allocation a stream"
+)]
 enum H2Event {
     Accept(Option<Result<h2::Accepted, CodecError>>),
     Drain,

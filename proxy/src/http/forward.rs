@@ -786,6 +786,7 @@ enum Waited {
 }
 
 /// How a relay failed.
+#[derive(Clone, Copy, Debug)]
 enum RelayEnd {
     Down(CodecError),
     Up(CodecError),

@@ -389,7 +389,7 @@ fn draining_is_told_and_stopping_closes_the_door() {
         let active = bench.manager.at(address).is_none();
         assert!(active, "port 0 is not a destination");
         bench.shared.drain(Draining::Graceful { inbound_only: true });
-        assert_eq!(bench.shared.draining().borrow().covers(Direction::Outbound), false);
+        assert!(!bench.shared.draining().borrow().covers(Direction::Outbound));
         assert!(TcpStream::connect(address).await.is_ok());
         bench.shared.drain(Draining::Stopped { inbound_only: true });
         bench.until("listener_manager.listener_stopped", 1).await;

@@ -47,6 +47,7 @@ pub struct Filter {
 
 /// The filters that there are.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a few values a filter chain, never moved")]
 pub enum Kind {
     Cors(cors::Cors),
     Fault(fault::Fault),
