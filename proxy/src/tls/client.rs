@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, ClientConnection, SignatureScheme};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, SignatureScheme};
 use rustls_pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
 use super::certificate::Identity;
 use super::error::{ContextError, TlsError};
 use super::outcome;
+use super::peer::CertFacts;
 use super::server::{Trust, UsedSecrets, first};
 use super::verify::{Role, Verifier};
 use super::{Secrets, TlsStats, peer, suites};
@@ -55,6 +56,8 @@ struct Ready {
     /// With the context's own ALPN and no demand for names.
     config: Arc<ClientConfig>,
     verifier: Arc<Verifier>,
+    /// Of the certificate that its sessions began with.
+    local: Option<Arc<CertFacts>>,
     variants: Mutex<Vec<(Variant, Arc<ClientConfig>)>>,
 }
 
@@ -155,10 +158,15 @@ impl ClientContext {
         stats: &TlsStats,
     ) -> Result<(Io, TlsInfo), TlsError> {
         let (handshake, sni) = self.handshake(raw, options, secrets)?;
-        let (result, outcome) = outcome::observe(handshake).await;
+        let (result, mut outcome) = outcome::observe(handshake).await;
         match result {
             Ok(stream) => {
                 let session: &ClientConnection = stream.get_ref().1;
+                // A resumed session asks for no certificate; it stands for the one that it began with. Sessions are kept by
+                // `Ready`, so a renewed certificate starts anew.
+                if outcome.local.is_none() && session.handshake_kind() == Some(HandshakeKind::Resumed) {
+                    outcome.local = self.state.load().ready.as_ref().and_then(|ready| ready.local.clone());
+                }
                 stats.succeeded(session, &outcome);
                 let info = peer::tls_info(session, sni, &outcome);
                 Ok((Io::Tls(Box::new(stream.into())), info))
@@ -220,6 +228,7 @@ fn build(ir: &UpstreamTls, secrets: &Secrets) -> Result<Option<Ready>, ContextEr
         .map_err(|e| ContextError::Rustls(e.to_string()))?
         .dangerous()
         .with_custom_certificate_verifier(verifier.clone());
+    let local = identities.first().map(|i| i.facts.clone());
     let mut config = builder.with_client_cert_resolver(Arc::new(Present { identities }));
     config.resumption = match ir.max_session_keys {
         0 => Resumption::disabled(),
@@ -229,7 +238,7 @@ fn build(ir: &UpstreamTls, secrets: &Secrets) -> Result<Option<Ready>, ContextEr
         config.key_log = Arc::new(rustls::KeyLogFile::new());
     }
     config.alpn_protocols = ir.common.alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
-    Ok(Some(Ready { used, config: Arc::new(config), verifier, variants: Mutex::default() }))
+    Ok(Some(Ready { used, config: Arc::new(config), verifier, local, variants: Mutex::default() }))
 }
 
 /// Presents the certificate whatever authorities the server hints at, as BoringSSL does.

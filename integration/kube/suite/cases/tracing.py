@@ -20,9 +20,10 @@ def case_one_trace_across_both_sidecars(cluster):
             # By its Service, not by localhost, so that the frontend's inbound side has a span, too.
             cluster.curl("-d", "ping", "-H", f"traceparent: {parent}", "http://frontend:9898/echo")
             found = spans(cluster, trace)
-            return found if len({s["span"] for s in found}) >= 4 else None
+            # Not any four: the proxies of podinfo may come to know of the tracing later than the frontend's.
+            return found if any(len(chain({s["span"]: s for s in found}, span)) >= 4 for span in found) else None
 
-        found = eventually(ask, "four spans of the trace at the receiver", 60, 2)
+        found = eventually(ask, "four spans, each the parent of the next, at the receiver", 60, 2)
     finally:
         cluster.delete("telemetry")
     by_id = {s["span"]: s for s in found}
