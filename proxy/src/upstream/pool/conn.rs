@@ -302,14 +302,17 @@ impl Drop for Lease {
         let pool = self.pool.upgrade();
         match std::mem::replace(&mut self.held, Held::Nothing) {
             Held::Stream(UpStream::H1(stream)) => {
-                let counts = stream.counts();
                 let t = &conn.core.stats.traffic;
-                t.upstream_cx_rx_bytes_total.add(counts.wire_received);
-                t.upstream_cx_tx_bytes_total.add(counts.wire_sent);
+                if self.opened {
+                    // Without a request of its own the stream still holds the counts of the one before.
+                    let counts = stream.counts();
+                    t.upstream_cx_rx_bytes_total.add(counts.wire_received);
+                    t.upstream_cx_tx_bytes_total.add(counts.wire_sent);
+                }
                 if stream.is_peer_closed() {
                     conn.remote.set(true);
                 }
-                if !self.opened || stream.is_reusable() {
+                if stream.is_reusable() || !self.opened && !stream.is_peer_closed() {
                     if conn.is_too_old(now) {
                         t.upstream_cx_max_duration_reached.inc();
                     } else if let Some(pool) = &pool
