@@ -2,7 +2,7 @@
 //! Source: <https://protobuf.dev/programming-guides/json/>; field names in output as Envoy's admin interface prints them.
 //!
 //! [`Schema`] holds the descriptors: build it where it is needed and drop it afterwards (about 12 ms and 3 MB), so that an idle
-//! process carries none. [`parse`] reads a JSON value into a dynamic message and names the path of what it refuses;
+//! process carries none. `parse` reads a JSON value into a dynamic message and names the path of what it refuses;
 //! [`print`] writes one, with each `Any` expanded.
 
 mod parse;

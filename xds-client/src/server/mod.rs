@@ -1,8 +1,8 @@
 //! A small control plane: resources in a map, served over ADS, delta and state of the world, to any number of streams. `outrigger demo` and
 //! tests run it; it is not meant for a mesh.
 //!
-//! [`ControlPlane`] is the map: [`ControlPlane::publish`] changes it and wakes every stream. [`stream`] holds what one client
-//! has been told, without I/O; [`service`] is the gRPC side.
+//! [`ControlPlane`] is the map: [`ControlPlane::publish`] changes it and wakes every stream. `stream` holds what one client
+//! has been told, without I/O; `service` is the gRPC side.
 
 mod service;
 mod stream;

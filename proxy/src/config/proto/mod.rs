@@ -1,4 +1,4 @@
-//! Protobuf → internal representation. Each message is taken apart with [`take!`], which names every field: served, refused or
+//! Protobuf → internal representation. Each message is taken apart with `take!`, which names every field: served, refused or
 //! harmless (with its reason); docs/COMPATIBILITY.md is made from those lists (see `compatibility`).
 //! Sources: the v3 API's protos and their comments, for the defaults.
 

@@ -27,7 +27,7 @@ pub struct WorkloadOptions {
     /// Each request waits between zero and five seconds.
     #[arg(long)]
     pub random_delay: bool,
-    /// FAIL/OF[:STATUS]: of each OF requests the first FAIL are answered with STATUS (503).
+    /// `FAIL/OF[:STATUS]`: of each OF requests the first FAIL are answered with STATUS (503).
     #[arg(long)]
     pub fail_sequence: Option<String>,
     /// Start with `/readyz` refusing.
