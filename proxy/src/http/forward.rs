@@ -274,7 +274,7 @@ impl Exchange<'_> {
             Err(Waited::Down(e)) => return Attempt::Done(Err(Broken::Downstream(e))),
             Err(Waited::Limit(Limit::PerTry)) => return self.per_try_timeout(plan, host, false).await,
             Err(Waited::Limit(l)) => return Attempt::Done(self.limit_reached(plan, l).await),
-            Err(Waited::Pool(e)) => return self.pool_failed(plan, e).await,
+            Err(Waited::Pool(e)) => return self.pool_failed(plan, host, e).await,
         };
         self.attempt_on(plan, host, lease).await
     }
@@ -533,7 +533,16 @@ impl Exchange<'_> {
         Attempt::Done(self.reply_upstream(plan, reply).await)
     }
 
-    async fn pool_failed(&mut self, plan: &mut Plan<'_>, e: PoolError) -> Attempt {
+    async fn pool_failed(&mut self, plan: &mut Plan<'_>, host: &Arc<Host>, e: PoolError) -> Attempt {
+        match e {
+            // No host was asked: Envoy logs none, and none is to blame.
+            PoolError::Overflow => {
+                self.info.upstream.host = None;
+                self.info.upstream.host_text = None;
+            }
+            PoolError::Timeout => plan.cluster.report(host, Outcome::LocalTimeout),
+            PoolError::Remote(_) | PoolError::Local(_) => plan.cluster.report(host, Outcome::ConnectFailed),
+        }
         let reason = match e {
             PoolError::Overflow => ResetReason::Overflow,
             PoolError::Timeout => ResetReason::ConnectionTimeout,

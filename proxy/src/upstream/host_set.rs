@@ -79,7 +79,9 @@ impl HostSet {
         for host in hosts {
             let level = &mut priorities[host.priority as usize];
             let flags = host.state.flags();
+            // Draining hosts do not count against the panic threshold, seen on Envoy 1.40.
             let excluded = flags.has(HealthFlags::EXCLUDED_VIA_IMMEDIATE_HC_FAIL)
+                || flags.has(HealthFlags::EDS_STATUS_DRAINING)
                 || (options.ignore_new_until_first_hc && flags.has(HealthFlags::PENDING_ACTIVE_HC));
             level.excluded += usize::from(excluded);
             level.group.push(host, flags.health());
