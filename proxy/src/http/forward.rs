@@ -405,7 +405,8 @@ impl Exchange<'_> {
             }
             match up.poll_head(cx, &mut self.response) {
                 Poll::Ready(Ok(meta)) if meta.informational => {
-                    if meta.status != 100 || self.hcm.config.proxy_100_continue {
+                    // Envoy swallows every interim response unless told to proxy them.
+                    if self.hcm.config.proxy_100_continue {
                         self.down.send_informational(&self.response);
                     }
                     self.response.clear();

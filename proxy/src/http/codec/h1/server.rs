@@ -183,6 +183,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServerConn<T> {
     /// # Errors
     /// A verdict on the framing, `Closed` before the body's end, or what the socket says.
     pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<BodyEvent, CodecError>> {
+        self.flush_interim(cx)?;
         let polled = self.body.poll(cx, &mut self.io, &mut self.buffer, &self.options, &mut self.counts);
         if let Poll::Ready(Err(_)) = polled {
             self.keep_alive = false;
@@ -232,10 +233,22 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServerConn<T> {
         self.body.framing() == Framing::Chunked
     }
 
-    /// Puts an interim response (`100 Continue`, `103 Early Hints`) into the write buffer; `poll_flush` sends it.
+    /// Puts an interim response (`100 Continue`, `103 Early Hints`) into the write buffer; waiting for the
+    /// request's body or for the client's end sends it.
     pub fn send_informational(&mut self, head: &Head) {
         let message = Message { end: true, to_head: true, tunnel: false, http10: false };
         encode::response(self.writer.out(), head, message, &self.options, &mut self.counts);
+    }
+
+    /// An interim response must not wait for the final one: the client may wait for it with its body.
+    fn flush_interim(&mut self, cx: &mut Context<'_>) -> Result<(), CodecError> {
+        if self.responded || self.writer.is_flushed() {
+            return Ok(());
+        }
+        match self.writer.poll_flush(cx, &mut self.io, &mut self.counts) {
+            Poll::Ready(Err(e)) => Err(e),
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+        }
     }
 
     /// Puts the response's head into the write buffer; it leaves with the first body bytes or with `poll_finish`. A head
@@ -320,6 +333,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ServerConn<T> {
     pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<CodecError> {
         if self.eof {
             return Poll::Ready(CodecError::Closed);
+        }
+        if let Err(e) = self.flush_interim(cx) {
+            return Poll::Ready(e);
         }
         if !self.buffer.is_empty() {
             return Poll::Pending;

@@ -803,3 +803,16 @@ async fn an_idle_connection_holds_no_buffer_and_counts_are_envoys() {
     assert!(pending && !conn.has_buffered());
     assert!(format!("{conn:?}").contains("ReadBuffer { bytes: [], start: 0, end: 0 }"));
 }
+
+#[tokio::test]
+async fn an_interim_response_leaves_before_the_body_is_waited_for() {
+    let request = "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n";
+    let io = Script { open: true, ..script(request.as_bytes(), usize::MAX) };
+    let mut conn = ServerConn::new(io, Arc::new(Options::default()));
+    let mut seen = Head::new();
+    let meta = poll_fn(|cx| conn.poll_head(cx, &mut seen)).await.unwrap().unwrap();
+    assert!(meta.expect_continue);
+    conn.send_informational(&head(&[(":status", "100")]));
+    assert!(poll_fn(|cx| Poll::Ready(conn.poll_body(cx).is_pending())).await);
+    assert_eq!(conn.io().output, b"HTTP/1.1 100 Continue\r\n\r\n");
+}
