@@ -4,11 +4,12 @@
 //! No I/O and no timers: the owner passes `now` and asks for [`Applier::next_deadline`].
 
 mod counters;
+mod edit;
 mod record;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -23,6 +24,7 @@ use prost::Message;
 use tokio::time::Instant;
 
 use self::counters::Counters;
+use self::edit::Edit;
 pub use self::record::{Applied, ErrorState, Kind, Record, Records};
 use super::bootstrap::ConfigSource;
 use super::cluster::Cluster;
@@ -57,46 +59,6 @@ pub struct Needed {
     pub files: BTreeMap<Arc<str>, BTreeSet<NeedKind>>,
     /// Secrets of the process's own store (Istio's agent).
     pub local_secrets: BTreeSet<Arc<str>>,
-}
-
-/// Changes of the snapshot that are made together.
-#[derive(Default)]
-struct Edit {
-    clusters: Vec<(Arc<str>, Option<Arc<Cluster>>)>,
-    listeners: Vec<(Arc<str>, Option<Arc<Listener>>)>,
-    endpoints: Vec<(Arc<str>, Option<Arc<super::cluster::Endpoints>>)>,
-    routes: Vec<(Arc<str>, Option<Arc<super::route::RouteConfig>>)>,
-    secrets: Vec<(Arc<str>, Option<super::tls::Secret>)>,
-}
-
-impl Edit {
-    fn is_empty(&self) -> bool {
-        self.clusters.is_empty()
-            && self.listeners.is_empty()
-            && self.endpoints.is_empty()
-            && self.routes.is_empty()
-            && self.secrets.is_empty()
-    }
-
-    fn apply(self, s: &mut Snapshot) {
-        fn put<V: Clone>(map: &mut Arc<HashMap<Arc<str>, V>>, list: Vec<(Arc<str>, Option<V>)>) {
-            if list.is_empty() {
-                return;
-            }
-            let map = Arc::make_mut(map);
-            for (name, value) in list {
-                match value {
-                    Some(v) => map.insert(name, v),
-                    None => map.remove(&name),
-                };
-            }
-        }
-        put(&mut s.clusters, self.clusters);
-        put(&mut s.listeners, self.listeners);
-        put(&mut s.endpoints, self.endpoints);
-        put(&mut s.routes, self.routes);
-        put(&mut s.secrets, self.secrets);
-    }
 }
 
 enum Pending {

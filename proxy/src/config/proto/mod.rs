@@ -9,6 +9,7 @@ pub mod access_log;
 pub mod any;
 pub mod bootstrap;
 pub mod cluster;
+mod cluster_limits;
 pub mod core;
 pub mod endpoint;
 pub mod fault;
