@@ -331,7 +331,7 @@ pub enum NetworkFilter {
 #[derive(Clone, Debug)]
 pub struct TcpProxy {
     pub stat_prefix: Arc<str>,
-    /// Name, weight, metadata match.
+    /// Name, weight, metadata match (its `envoy.lb` object).
     pub clusters: Vec<(Arc<str>, u32, Metadata)>,
     pub metadata_match: Metadata,
     /// `None`: off. Default one hour.
@@ -342,15 +342,4 @@ pub struct TcpProxy {
     pub access_log: Vec<AccessLog>,
     pub access_log_flush_interval: Option<Duration>,
     pub flush_on_connected: bool,
-    /// Tunnelling over CONNECT: host name to ask for, POST instead of CONNECT, extra headers.
-    pub tunneling: Option<Tunneling>,
-}
-
-#[derive(Clone, Debug)]
-pub struct Tunneling {
-    pub hostname: super::format::Format,
-    pub use_post: bool,
-    pub headers: Vec<HeaderAdd>,
-    pub propagate_response_headers: bool,
-    pub post_path: Arc<str>,
 }

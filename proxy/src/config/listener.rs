@@ -36,12 +36,8 @@ pub struct Listener {
     pub per_connection_buffer_limit: u32,
     pub max_connections: Option<u64>,
     pub ignore_global_conn_limit: bool,
-    pub max_connections_per_event: Option<u32>,
-    pub tcp_fast_open_queue: Option<u32>,
-    pub connection_balance_exact: bool,
     pub metadata: Metadata,
-    /// `socket_options` as level, name, value.
-    pub socket_options: Vec<(i32, i32, Vec<u8>)>,
+    pub socket_options: Vec<SocketOption>,
     /// From the bootstrap, not from LDS.
     pub is_static: bool,
 }
@@ -51,6 +47,15 @@ pub enum Direction {
     Unspecified,
     Inbound,
     Outbound,
+}
+
+/// An entry of `socket_options`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketOption {
+    KeepAlive(bool),
+    KeepAliveIdle(Duration),
+    KeepAliveInterval(Duration),
+    KeepAliveProbes(u32),
 }
 
 #[derive(Clone, Debug)]

@@ -4,12 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
 use super::chain_match::ChainTable;
 use super::shared::tls_config;
 use crate::config::address::Address;
-use crate::config::listener::Listener;
+use crate::config::listener::{Listener, SocketOption};
 use crate::tls::{Secrets, ServerContext};
 
 /// A listening socket could not be had.
@@ -118,6 +118,19 @@ fn tcp(listener: &Listener, address: SocketAddr) -> io::Result<std::net::TcpList
     }
     if listener.transparent {
         if v6 { socket.set_ip_transparent_v6(true)? } else { socket.set_ip_transparent_v4(true)? }
+    }
+    for option in &listener.socket_options {
+        // Accepted connections inherit them.
+        match option {
+            SocketOption::KeepAlive(on) => socket.set_keepalive(*on)?,
+            SocketOption::KeepAliveIdle(t) => socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(*t))?,
+            SocketOption::KeepAliveInterval(t) => {
+                socket.set_tcp_keepalive(&TcpKeepalive::new().with_interval(*t))?;
+            }
+            SocketOption::KeepAliveProbes(n) => {
+                socket.set_tcp_keepalive(&TcpKeepalive::new().with_retries(*n))?;
+            }
+        }
     }
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(listener.backlog).unwrap_or(i32::MAX))?;

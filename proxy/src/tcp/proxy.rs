@@ -21,9 +21,6 @@ use crate::telemetry::format::{FormatContext, LogType};
 use crate::telemetry::istio::metrics::TcpReport;
 use crate::upstream::{Cluster, ConnectSpec, Host, LbContext, Outcome, PoolError, TcpLease};
 
-/// Namespace of load-balancing metadata.
-const LB: &str = "envoy.lb";
-
 /// Serves one connection. Dropping the future closes both sides; what has happened until then is still logged.
 pub async fn serve<E: Env>(connection: Connection, config: Arc<TcpProxy>, info: StreamInfo, env: Rc<E>) {
     let Connection { io, info: conn, chain } = connection;
@@ -119,13 +116,13 @@ fn choose(clusters: &[(Arc<str>, u32, Metadata)], random: u64) -> Option<(&Arc<s
 
 /// The subset criteria: the proxy's own, overlaid with the weighted cluster's.
 fn criteria(all: &Metadata, own: &Metadata) -> Option<Map<String, Value>> {
-    let of = |m: &Metadata| m.as_ref().and_then(|m| m.get(LB)).and_then(Value::as_object).cloned();
-    match (of(all), of(own)) {
-        (Some(mut all), Some(own)) => {
-            all.extend(own);
-            Some(all)
+    match (all, own) {
+        (Some(all), Some(own)) => {
+            let mut merged = Map::clone(all);
+            merged.extend(Map::clone(own));
+            Some(merged)
         }
-        (all, own) => own.or(all),
+        (all, own) => own.as_deref().or(all.as_deref()).cloned(),
     }
 }
 

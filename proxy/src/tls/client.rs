@@ -58,8 +58,10 @@ struct Ready {
     verifier: Arc<Verifier>,
     /// Of the certificate that its sessions began with.
     local: Option<Arc<CertFacts>>,
-    variants: Mutex<Vec<(Variant, Arc<ClientConfig>)>>,
+    variants: Mutex<Variants>,
 }
+
+type Variants = Vec<(Variant, Arc<ClientConfig>)>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Variant {

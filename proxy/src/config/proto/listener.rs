@@ -16,7 +16,7 @@ use super::any::Extension;
 use super::{Ctx, Env, Need, Result, Root, access_log, core, flag, network_filter, take, text, tls, uint};
 use crate::config::listener::{
     ChainMatch, Direction, DisabledWhen, FilterChain, Listener, ListenerFilter, ListenerFilterKind,
-    ServerName, SourceType,
+    ServerName, SocketOption, SourceType,
 };
 
 /// A listener of the bootstrap or from LDS.
@@ -24,23 +24,24 @@ use crate::config::listener::{
 /// # Errors
 /// What is not served or not valid.
 pub fn listener(env: &Env, m: pb::Listener) -> Result<(Listener, Vec<Need>)> {
-    use pb::listener::connection_balance_config::BalanceType as B;
     let root = Root::new("listener", &m.name, env);
     let ctx = root.ctx();
     take!(ctx, m, pb::Listener {
         name, address, additional_addresses, stat_prefix, filter_chains, use_original_dst, default_filter_chain,
         per_connection_buffer_limit_bytes, metadata, deprecated_v1, listener_filters, listener_filters_timeout,
-        continue_on_listener_filters_timeout, transparent, freebind, socket_options, tcp_fast_open_queue_length, traffic_direction,
-        connection_balance_config, reuse_port, enable_reuse_port, access_log, tcp_backlog_size,
-        max_connections_to_accept_per_socket_event, bind_to_port, ignore_global_conn_limit, ;
+        continue_on_listener_filters_timeout, transparent, freebind, socket_options, traffic_direction,
+        reuse_port, enable_reuse_port, access_log, tcp_backlog_size, bind_to_port, ignore_global_conn_limit;
         refuse tcp_keepalive = "socket_options is accepted", listener_specifier = "a listener with an address is accepted", stats_matcher = "the bootstrap's stats_config is used",
             fcds_config = "filter_chains is accepted",
             filter_chain_matcher = "filter_chain_match of each chain is accepted",
             per_connection_buffer_high_watermark_timeout = "unset is accepted",
             udp_listener_config = "UDP and QUIC are not served",
             api_listener = "TCP listeners are accepted",
-            enable_mptcp = "TCP is used";
-        harmless drain_type = "connections of a changed listener are not drained; a removed one drains",
+            enable_mptcp = "TCP is used",
+            tcp_fast_open_queue_length = "unset is accepted";
+        harmless connection_balance_config = "the kernel spreads connections over the workers' sockets",
+            max_connections_to_accept_per_socket_event = "other work of a worker comes in between accepts anyway",
+            drain_type = "connections of a changed listener are not drained; a removed one drains",
             bypass_overload_manager = "overload actions are not taken, so there is nothing to bypass"
     });
     let direction = match ctx.enumeration("traffic_direction", traffic_direction)? {
@@ -71,22 +72,6 @@ pub fn listener(env: &Env, m: pb::Listener) -> Result<(Listener, Vec<Need>)> {
         return ctx.bad("filter_chains", "no filter chain is given");
     }
     unique(&ctx, &filter_chains)?;
-    let connection_balance_exact = match connection_balance_config.and_then(|c| c.balance_type) {
-        None => false,
-        Some(B::ExactBalance(pb::listener::connection_balance_config::ExactBalance {})) => true,
-        Some(B::ExtendBalance(e)) => {
-            return ctx.bad(
-                "connection_balance_config.extend_balance",
-                format!("'{}' is not served; exact_balance is accepted", e.name),
-            );
-        }
-        Some(B::CpuLocalityBalance(_)) => {
-            return ctx.bad(
-                "connection_balance_config.cpu_locality_balance",
-                "is not served; exact_balance is accepted",
-            );
-        }
-    };
     let deprecated_bind = deprecated_v1.and_then(|d| d.bind_to_port);
     let mut listener_filters = ctx.each("listener_filters", listener_filters, listener_filter)?;
     // As Envoy: the old flag stands for the filter of that name, too. istiod's virtualOutbound relies on it.
@@ -123,9 +108,6 @@ pub fn listener(env: &Env, m: pb::Listener) -> Result<(Listener, Vec<Need>)> {
             .runtime(&format!("envoy.resource_limits.listener.{name}.connection_limit"))
             .and_then(serde_json::Value::as_u64),
         ignore_global_conn_limit,
-        max_connections_per_event: uint(max_connections_to_accept_per_socket_event),
-        tcp_fast_open_queue: uint(tcp_fast_open_queue_length),
-        connection_balance_exact,
         metadata: core::metadata(&ctx.field("metadata"), metadata)?,
         socket_options: ctx.each("socket_options", socket_options, socket_option)?,
         is_static: env.is_static,
@@ -134,21 +116,30 @@ pub fn listener(env: &Env, m: pb::Listener) -> Result<(Listener, Vec<Need>)> {
     Ok((listener, root.needs()))
 }
 
-fn socket_option(ctx: &Ctx<'_>, m: core_pb::SocketOption) -> Result<(i32, i32, Vec<u8>)> {
+fn socket_option(ctx: &Ctx<'_>, m: core_pb::SocketOption) -> Result<SocketOption> {
     use core_pb::socket_option::Value as V;
     take!(ctx, m, core_pb::SocketOption {
         level, name, value;
         refuse r#type = "options for every socket are accepted", ip_version = "options for either family are accepted";
         harmless description = "a comment", state = "options are set before the socket is bound, where all of them may be set"
     });
-    let number = |field: &str, v: i64| {
-        i32::try_from(v).map_err(|_| ctx.field(field).err(format!("{v} is out of range")))
-    };
     let value = match ctx.required("value", value)? {
-        V::IntValue(v) => number("int_value", v)?.to_ne_bytes().to_vec(),
-        V::BufValue(b) => b,
+        V::IntValue(v) => v,
+        V::BufValue(_) => return ctx.bad("buf_value", "is not served; int_value is accepted"),
     };
-    Ok((number("level", level)?, number("name", name)?, value))
+    let number =
+        u32::try_from(value).map_err(|_| ctx.field("int_value").err(format!("{value} is out of range")))?;
+    let seconds = Duration::from_secs(number.into());
+    Ok(match (i32::try_from(level), i32::try_from(name)) {
+        (Ok(libc::SOL_SOCKET), Ok(libc::SO_KEEPALIVE)) => SocketOption::KeepAlive(number != 0),
+        (Ok(libc::IPPROTO_TCP), Ok(libc::TCP_KEEPIDLE)) => SocketOption::KeepAliveIdle(seconds),
+        (Ok(libc::IPPROTO_TCP), Ok(libc::TCP_KEEPINTVL)) => SocketOption::KeepAliveInterval(seconds),
+        (Ok(libc::IPPROTO_TCP), Ok(libc::TCP_KEEPCNT)) => SocketOption::KeepAliveProbes(number),
+        _ => {
+            let instead = "SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL and TCP_KEEPCNT are accepted";
+            return Err(ctx.err(format!("level {level}, name {name} is not served; {instead}")));
+        }
+    })
 }
 
 fn listener_filter(ctx: &Ctx<'_>, m: pb::ListenerFilter) -> Result<ListenerFilter> {

@@ -11,8 +11,8 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 use envoy_types::pb::envoy::r#type::v3 as ty;
 
 use super::any::Extension;
-use super::{Ctx, Result, access_log, core, format, hcm, istio, rbac, take, uint};
-use crate::config::filter::{NetworkFilter, TcpProxy, Tunneling};
+use super::{Ctx, Result, access_log, core, hcm, istio, rbac, take, uint};
+use crate::config::filter::{NetworkFilter, TcpProxy};
 
 const SERVED: &str = "envoy.filters.network.{http_connection_manager, tcp_proxy, rbac, echo, direct_response, connection_limit}, istio.stats, istio.metadata_exchange";
 
@@ -91,7 +91,7 @@ fn tcp_proxy(ctx: &Ctx<'_>, m: tcp::TcpProxy) -> Result<TcpProxy> {
     use tcp::tcp_proxy::ClusterSpecifier as C;
     use ty::hash_policy::PolicySpecifier as P;
     take!(ctx, m, tcp::TcpProxy {
-        stat_prefix, metadata_match, idle_timeout, access_log, max_connect_attempts, hash_policy, tunneling_config,
+        stat_prefix, metadata_match, idle_timeout, access_log, max_connect_attempts, hash_policy,
         max_downstream_connection_duration, access_log_flush_interval, flush_access_log_on_connected, access_log_options,
         cluster_specifier;
         refuse on_demand = "a cluster that is configured is accepted",
@@ -101,7 +101,8 @@ fn tcp_proxy(ctx: &Ctx<'_>, m: tcp::TcpProxy) -> Result<TcpProxy> {
             max_downstream_connection_duration_jitter_percentage = "max_downstream_connection_duration without jitter is accepted",
             proxy_protocol_tlvs = "none is accepted",
             upstream_connect_mode = "IMMEDIATE is accepted",
-            check_drain_close = "unset is accepted";
+            check_drain_close = "unset is accepted",
+            tunneling_config = "bytes are proxied as they are";
         harmless proxy_protocol_tlv_merge_policy = "for proxy_protocol_tlvs alone",
             max_early_data_bytes = "for upstream_connect_mode alone"
     });
@@ -158,27 +159,5 @@ fn tcp_proxy(ctx: &Ctx<'_>, m: tcp::TcpProxy) -> Result<TcpProxy> {
         access_log: access_log::access_logs(ctx, "access_log", access_log)?,
         access_log_flush_interval,
         flush_on_connected: flush_access_log_on_connected || options.flush_access_log_on_connected,
-        tunneling: tunneling_config.map(|t| tunneling(&ctx.field("tunneling_config"), t)).transpose()?,
-    })
-}
-
-fn tunneling(ctx: &Ctx<'_>, m: tcp::tcp_proxy::TunnelingConfig) -> Result<Tunneling> {
-    take!(ctx, m, tcp::tcp_proxy::TunnelingConfig {
-        hostname, use_post, headers_to_add, propagate_response_headers, post_path;
-        refuse propagate_response_trailers = "false is accepted", request_id_extension = "none is accepted",
-            request_id_header = "none is accepted", request_id_metadata_key = "none is accepted", formatters = "the built-in commands are accepted"
-    });
-    if hostname.is_empty() {
-        return ctx.bad("hostname", "is required");
-    }
-    if !post_path.is_empty() && !use_post {
-        return ctx.bad("post_path", "needs use_post");
-    }
-    Ok(Tunneling {
-        hostname: format::parse(&ctx.field("hostname"), &hostname, true)?,
-        use_post,
-        headers: ctx.each("headers_to_add", headers_to_add, core::header_add)?,
-        propagate_response_headers,
-        post_path: if post_path.is_empty() { "/".into() } else { post_path.into() },
     })
 }
