@@ -179,6 +179,8 @@ async fn serve_h1(
             Some(Ok(None)) => return Ended::Remote,
             Some(Err(e)) => {
                 let meta = refused_meta();
+                // Envoy has made no head of it: the log shows neither method nor path.
+                head.clear();
                 let cut = !e.is_protocol_error();
                 if !cut {
                     hcm.stats.downstream_cx_protocol_error.inc();

@@ -127,8 +127,8 @@ impl<'c> Exchange<'c> {
     /// Answers a request whose head did not arrive in time.
     pub async fn header_timeout(mut self) -> After {
         self.close = true;
-        let reply = LocalReply::new(408, "", "request_header_timeout");
-        let _ = self.reply(reply.flags(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)).await;
+        self.request.clear();
+        let _ = self.reply(LocalReply::new(408, "request header timeout", "request_header_timeout")).await;
         self.finish();
         After::Close
     }
@@ -183,6 +183,7 @@ impl<'c> Exchange<'c> {
             match (&hcm.http1.default_host_for_http_10, self.meta.protocol) {
                 (Some(h), Protocol::Http10) => self.request.set(HeaderId::Authority, h.as_bytes()),
                 _ if !self.request.contains(HeaderId::Authority) => {
+                    self.close = true;
                     return Some(LocalReply::new(400, "", "missing_host_header"));
                 }
                 _ => {}
@@ -194,6 +195,9 @@ impl<'c> Exchange<'c> {
         let target = self.request.path();
         if target.is_empty() && !connect {
             return Some(LocalReply::new(404, "", "missing_path_rejected"));
+        }
+        if !connect && target.contains(&b'#') {
+            return Some(LocalReply::new(400, "", "path_normalization_failed"));
         }
         if !connect && target.first() != Some(&b'/') {
             self.hcm.stats.downstream_rq_non_relative_path.inc();
@@ -212,6 +216,7 @@ impl<'c> Exchange<'c> {
                 Outcome::Same => {}
                 Outcome::Changed(p) => self.request.set(HeaderId::Path, &p),
                 Outcome::Redirect(p) => {
+                    self.request.set(HeaderId::Path, &p);
                     self.hcm.stats.downstream_rq_redirected_with_normalized_path.inc();
                     return Some(
                         LocalReply::new(307, "", "path_normalization_failed").header(HeaderId::Location, p),
@@ -429,17 +434,15 @@ impl<'c> Exchange<'c> {
     async fn send_reply(&mut self, reply: LocalReply, m: Option<&Matched>) -> Result<(), Broken> {
         self.info.flags.set(reply.flags);
         self.info.details = Some(reply.details.clone());
+        let levels = m.map(|m| Levels { config: &m.config, vhost: &m.vhost, route: &m.route, weighted: None });
         let body = local_reply::render(
             reply,
+            levels,
             &self.hcm.config.local_reply,
             &self.request,
             &mut self.info,
             &mut self.response,
         );
-        if let Some(m) = m {
-            let levels = Levels { config: &m.config, vhost: &m.vhost, route: &m.route, weighted: None };
-            levels.response(&self.request, &mut self.response, &self.info);
-        }
         self.run_response_filters();
         // After a 400 of our own the client's framing is not trusted with another request.
         if self.response.status() == Some(400) && !self.multiplexed && !self.hcm.keeps_open_on_error() {
@@ -475,18 +478,6 @@ impl<'c> Exchange<'c> {
         head.remove(HeaderId::KeepAlive);
         head.remove(HeaderId::ProxyConnection);
         head.remove(HeaderId::TransferEncoding);
-        if hcm.always_set_request_id_in_response
-            && let Some(id) = self.request.get(HeaderId::XRequestId)
-        {
-            head.set(HeaderId::XRequestId, id);
-        }
-        if let Some(via) = &hcm.via {
-            let joined = match head.get(HeaderId::Via) {
-                Some(v) => [v, b", ", via.as_bytes()].concat(),
-                None => via.as_bytes().to_vec(),
-            };
-            head.set(HeaderId::Via, &joined);
-        }
         if let Some(cookie) = &self.set_cookie {
             head.append_id(HeaderId::SetCookie, cookie.as_bytes());
         }
@@ -499,6 +490,18 @@ impl<'c> Exchange<'c> {
                 head.set(HeaderId::Server, hcm.server_name.as_bytes());
             }
             ServerHeader::AppendIfAbsent | ServerHeader::PassThrough => {}
+        }
+        if hcm.always_set_request_id_in_response {
+            if let Some(id) = self.request.get(HeaderId::XRequestId) {
+                head.set(HeaderId::XRequestId, id);
+            }
+        }
+        if let Some(via) = &hcm.via {
+            let joined = match head.get(HeaderId::Via) {
+                Some(v) => [v, b", ", via.as_bytes()].concat(),
+                None => via.as_bytes().to_vec(),
+            };
+            head.set(HeaderId::Via, &joined);
         }
         if !self.upload.received {
             self.hcm.stats.downstream_rq_response_before_rq_complete.inc();

@@ -91,6 +91,8 @@ impl Exchange<'_> {
         let cluster = self.info.upstream.cluster.clone().and_then(|name| self.worker.clusters.get(&name));
         let Some(cluster) = cluster else {
             self.hcm.stats.no_cluster.inc();
+            // Nothing was chosen, as far as the log is concerned.
+            self.info.upstream.cluster = None;
             let reply = LocalReply::new(f.cluster_not_found_code, "", "cluster_not_found");
             return self.reply(reply.flags(ResponseFlags::NO_CLUSTER_FOUND)).await;
         };
@@ -119,6 +121,8 @@ impl Exchange<'_> {
             self.response.set_status(100);
             self.down.send_informational(&self.response);
             self.response.clear();
+            // The client sends nothing before it has this; a failed flush shows at the next read.
+            let _ = poll_fn(|cx| self.down.poll_flush(cx)).await;
         }
         let mirrors = mirror::chosen(self, m, f);
         if retry.is_some() || !mirrors.is_empty() {
@@ -492,6 +496,7 @@ impl Exchange<'_> {
                         Some(wait)
                     }
                     None => {
+                        self.info.flags.set(ResponseFlags::UPSTREAM_OVERFLOW);
                         if let Some(r) = &mut plan.retry {
                             r.refused_by_breaker();
                         }
@@ -512,10 +517,8 @@ impl Exchange<'_> {
         }
         let retried = if self.info.attempt_count > 1 { "retried and the latest " } else { "" };
         let transport = self.info.upstream.transport_failure.clone();
-        let failure =
-            transport.as_deref().map(|t| format!(", transport failure reason: {t}")).unwrap_or_default();
         let body = format!(
-            "upstream connect error or disconnect/reset before headers. {retried}reset reason: {}{failure}",
+            "upstream connect error or disconnect/reset before headers. {retried}reset reason: {}",
             reason.as_str()
         );
         let details = match transport {
@@ -551,6 +554,11 @@ impl Exchange<'_> {
             PoolError::Local(_) => ResetReason::LocalConnectionFailure,
         };
         self.info.upstream.transport_failure = e.transport_failure().cloned();
+        if reason == ResetReason::Overflow {
+            // The request never reached a host.
+            self.info.upstream.host = None;
+            self.info.upstream.host_text = None;
+        }
         self.try_failed(plan, reason, false).await
     }
 
@@ -577,7 +585,7 @@ impl Exchange<'_> {
         let reply = match limit {
             Limit::Global => {
                 stats.traffic.upstream_rq_timeout.inc();
-                LocalReply::new(504, "upstream request timeout", "upstream_response_timeout")
+                LocalReply::new(504, "upstream request timeout", "response_timeout")
                     .flags(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT)
             }
             Limit::PerTry => LocalReply::new(504, "upstream request timeout", "upstream_per_try_timeout")
@@ -589,12 +597,10 @@ impl Exchange<'_> {
             Limit::MaxStream => {
                 stats.traffic.upstream_rq_max_duration_reached.inc();
                 self.hcm.stats.downstream_rq_max_duration_reached.inc();
-                LocalReply::new(
-                    408,
-                    "upstream max stream duration reached",
-                    "upstream_max_stream_duration_reached",
-                )
-                .flags(ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED)
+                let mut reply = LocalReply::new(504, "downstream duration timeout", "max_duration_timeout");
+                // DEADLINE_EXCEEDED
+                reply.grpc_status = Some(4);
+                reply
             }
             Limit::Idle => {
                 self.hcm.stats.downstream_rq_idle_timeout.inc();
@@ -646,6 +652,7 @@ impl Exchange<'_> {
             let n = self.info.attempt_count;
             self.response.set(HeaderId::XEnvoyAttemptCount, itoa::Buffer::new().format(n).as_bytes());
         }
+        self.info.response_code = Some(meta.status);
         let m = plan.matched;
         let levels = Levels { config: &m.config, vhost: &m.vhost, route: &m.route, weighted: m.weighted() };
         if !levels.is_empty() {
@@ -668,6 +675,10 @@ impl Exchange<'_> {
             self.response.remove(HeaderId::ContentLength);
         }
         let end = (meta.end || declined) && !tunnel;
+        // HTTP/1.1 cannot stop a request that is still arriving but by closing.
+        if !tunnel && !self.multiplexed && (!self.upload.received || self.meta.tunnel != Tunnel::No) {
+            self.close = true;
+        }
         self.send_head(end);
         let mut download = Download::new(end);
         self.timer.rearm();

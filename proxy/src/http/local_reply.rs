@@ -7,7 +7,7 @@ use crate::config::access_log::LogFormat;
 use crate::config::hcm::{LocalReply as Config, ReplyFormat};
 use crate::head::{Head, HeaderId};
 use crate::router::matching::is_grpc;
-use crate::router::mutate;
+use crate::router::mutate::{self, Levels};
 use crate::stream_info::{ResponseFlags, StreamInfo};
 use crate::telemetry::access_log;
 use crate::telemetry::format::{self, FormatContext};
@@ -66,6 +66,7 @@ impl LocalReply {
 /// Makes head and body of a reply. `info` has the reply's flags and details already.
 pub fn render(
     reply: LocalReply,
+    levels: Option<Levels<'_>>,
     config: &Config,
     request: &Head,
     info: &mut StreamInfo,
@@ -76,6 +77,10 @@ pub fn render(
     info.response_code = Some(reply.status);
     for (id, value) in &reply.headers {
         response.append_id(*id, value);
+    }
+    // A route's own mutations come before the body's headers, and may set them.
+    if let Some(levels) = levels {
+        levels.response(request, response, info);
     }
     let mut body = reply.body.into_owned();
     let mut mapped: Option<&ReplyFormat> = None;

@@ -58,6 +58,7 @@ pub fn request(
             head.remove(HeaderId::XEnvoyDecoratorOperation);
             head.remove(HeaderId::XEnvoyDownstreamServiceCluster);
             head.remove(HeaderId::XEnvoyDownstreamServiceNode);
+            head.remove(HeaderId::XEnvoyOriginalPath);
         }
         head.retain(|id, _, _| !INTERNAL_ONLY.contains(&id));
         for name in routes.iter().flat_map(|r| &r.internal_only_headers) {
@@ -68,8 +69,6 @@ pub fn request(
         let text = remote.ip().to_canonical().to_string();
         head.set(HeaderId::XEnvoyExternalAddress, text.as_bytes());
     }
-    request_id::set(hcm, head, edge, rng);
-    xfcc::apply(hcm, head, &conn);
     if let Some(via) = &hcm.via {
         let joined = match head.get(HeaderId::Via) {
             Some(v) => [v, b", ", via.as_bytes()].concat(),
@@ -77,6 +76,8 @@ pub fn request(
         };
         head.set(HeaderId::Via, &joined);
     }
+    request_id::set(hcm, head, edge, rng);
+    xfcc::apply(hcm, head, &conn);
 }
 
 /// Removes what belongs to one hop. `te: trailers` may pass.

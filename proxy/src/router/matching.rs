@@ -96,12 +96,16 @@ pub fn header_matches(m: &HeaderMatcher, head: &Head) -> bool {
         // A missing header fails the match, inverted or not, but for `present_match`.
         return match m.kind {
             HeaderMatch::Present(want) => want == m.invert,
-            _ => m.invert,
+            HeaderMatch::String(_) | HeaderMatch::Range { .. } => false,
         };
     }
     let hit = match &m.kind {
         HeaderMatch::Present(want) => value.is_some() == *want,
-        HeaderMatch::String(s) => s.matches(value.as_deref().unwrap_or_default()),
+        // A repeated header matches as a whole or by any of its values.
+        HeaderMatch::String(s) => {
+            s.matches(value.as_deref().unwrap_or_default())
+                || head.all(&m.name).any(|v| s.matches(v))
+        }
         HeaderMatch::Range { start, end } => std::str::from_utf8(value.as_deref().unwrap_or_default())
             .ok()
             .and_then(|v| v.trim_matches(' ').parse::<i64>().ok())
@@ -167,7 +171,7 @@ mod tests {
         assert!(header_matches(&m(exact.clone(), false, false), &with));
         assert!(!header_matches(&m(exact.clone(), true, false), &with));
         assert!(header_matches(&m(exact.clone(), true, false), &other));
-        assert!(header_matches(&m(exact.clone(), true, false), &without));
+        assert!(!header_matches(&m(exact.clone(), true, false), &without));
         assert!(!header_matches(&m(exact, false, false), &without));
         assert!(header_matches(&m(HeaderMatch::Present(false), false, false), &without));
         assert!(!header_matches(&m(HeaderMatch::Present(true), false, false), &without));

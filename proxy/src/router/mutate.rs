@@ -8,7 +8,7 @@ use crate::config::route::Route;
 use crate::config::route::{
     AppendAction, HeaderAdd, HeaderMutations, RouteConfig, VirtualHost, WeightedCluster,
 };
-use crate::head::{Head, HeaderName};
+use crate::head::{Head, HeaderId, HeaderName};
 use crate::stream_info::StreamInfo;
 use crate::telemetry::format::{self, FormatContext};
 
@@ -71,7 +71,11 @@ thread_local! {
 
 /// Applies a list of additions; `eval` evaluates a format over the head as it is by then.
 pub fn add(head: &mut Head, list: &[HeaderAdd], mut eval: impl FnMut(FormatCall<'_>, &Head)) {
-    for a in list {
+    // As Envoy's evaluator: what overwrites goes first, whatever its place in the list.
+    let overwrites =
+        |a: &HeaderAdd| matches!(a.action, AppendAction::OverwriteIfExistsOrAdd | AppendAction::OverwriteIfExists);
+    let ordered = list.iter().filter(|a| overwrites(a)).chain(list.iter().filter(|a| !overwrites(a)));
+    for a in ordered {
         let mut value = SCRATCH.take();
         value.clear();
         if let [Part::Literal(text)] = &a.value.parts[..] {
@@ -101,6 +105,16 @@ impl Append for FormatContext<'_> {
     }
 }
 
+/// Envoy replaces the headers it knows where they stand, and others by removing them and adding one at the end.
+fn overwrite(head: &mut Head, name: &HeaderName, value: &[u8]) {
+    if name.id() == HeaderId::Other {
+        head.remove_name(name);
+        head.append_name(name, value);
+    } else {
+        head.set_name(name, value);
+    }
+}
+
 fn put(head: &mut Head, a: &HeaderAdd, value: &[u8]) {
     if value.is_empty() && !a.keep_empty {
         return;
@@ -108,8 +122,8 @@ fn put(head: &mut Head, a: &HeaderAdd, value: &[u8]) {
     match a.action {
         AppendAction::AppendIfExistsOrAdd => head.append_name(&a.name, value),
         AppendAction::AddIfAbsent if head.get_name(&a.name).is_none() => head.append_name(&a.name, value),
-        AppendAction::OverwriteIfExistsOrAdd => head.set_name(&a.name, value),
-        AppendAction::OverwriteIfExists if head.get_name(&a.name).is_some() => head.set_name(&a.name, value),
+        AppendAction::OverwriteIfExistsOrAdd => overwrite(head, &a.name, value),
+        AppendAction::OverwriteIfExists if head.get_name(&a.name).is_some() => overwrite(head, &a.name, value),
         AppendAction::AddIfAbsent | AppendAction::OverwriteIfExists => {}
     }
 }

@@ -57,7 +57,9 @@ fn template(matcher: &PathMatch, parts: &[TemplatePart], path: &[u8]) -> Option<
 /// Applies the route's host rewrite. `Auto` is applied when the endpoint is known, by `set_host`.
 pub fn host(forward: &Forward, weighted: Option<&Arc<str>>, head: &mut Head) {
     if let Some(h) = weighted {
-        return set_host(head, h.as_bytes(), forward.append_x_forwarded_host);
+        // Unlike a route's own rewrite, this one leaves no trace of the former host.
+        head.set(HeaderId::Authority, h.as_bytes());
+        return;
     }
     let new = match &forward.host_rewrite {
         HostRewrite::None | HostRewrite::Auto => return,

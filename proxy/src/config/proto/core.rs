@@ -231,7 +231,8 @@ pub fn header_add(ctx: &Ctx<'_>, m: pb::HeaderValueOption) -> Result<HeaderAdd> 
         A::OverwriteIfExistsOrAdd => AppendAction::OverwriteIfExistsOrAdd,
         A::OverwriteIfExists => AppendAction::OverwriteIfExists,
     };
-    let value = format::parse(&ctx2.field("value"), &value, false)?;
+    // A header of nothing but absent values is not added: no `-` stands for them.
+    let value = format::parse(&ctx2.field("value"), &value, true)?;
     Ok(HeaderAdd { name, value, action, keep_empty: keep_empty_value })
 }
 
