@@ -324,7 +324,6 @@ impl<'c> Exchange<'c> {
         };
         if tls_wanted && self.request.get(HeaderId::XForwardedProto) != Some(b"https") {
             let location = [b"https://", self.request.authority(), self.request.path()].concat();
-            self.hcm.stats.rq_redirect.inc();
             return self
                 .reply(LocalReply::new(301, "", "direct_response").header(HeaderId::Location, location))
                 .await;
@@ -339,8 +338,7 @@ impl<'c> Exchange<'c> {
                 self.forward(&m, f).await
             }
             Action::Redirect(r) => {
-                self.hcm.stats.rq_redirect.inc();
-                self.hcm.stats.rq_total.inc();
+                    self.hcm.stats.rq_total.inc();
                 let to = redirect::location(r, &m.route, &self.request);
                 let reply = LocalReply::new(r.code, "", "direct_response").header(HeaderId::Location, to);
                 self.reply_from_route(reply, &m).await
@@ -434,7 +432,8 @@ impl<'c> Exchange<'c> {
     async fn send_reply(&mut self, reply: LocalReply, m: Option<&Matched>) -> Result<(), Broken> {
         self.info.flags.set(reply.flags);
         self.info.details = Some(reply.details.clone());
-        let levels = m.map(|m| Levels { config: &m.config, vhost: &m.vhost, route: &m.route, weighted: None });
+        let levels =
+            m.map(|m| Levels { config: &m.config, vhost: &m.vhost, route: &m.route, weighted: None });
         let body = local_reply::render(
             reply,
             levels,
@@ -541,7 +540,6 @@ impl<'c> Exchange<'c> {
                 let keep = self.response_started && self.info.details.is_some();
                 if !keep || e.is_protocol_error() {
                     self.info.details = Some(match e {
-                        CodecError::Reset(_) if self.multiplexed => "downstream_remote_disconnect".into(),
                         e => e.details().into(),
                     });
                 } else {

@@ -103,8 +103,7 @@ pub fn header_matches(m: &HeaderMatcher, head: &Head) -> bool {
         HeaderMatch::Present(want) => value.is_some() == *want,
         // A repeated header matches as a whole or by any of its values.
         HeaderMatch::String(s) => {
-            s.matches(value.as_deref().unwrap_or_default())
-                || head.all(&m.name).any(|v| s.matches(v))
+            s.matches(value.as_deref().unwrap_or_default()) || head.all(&m.name).any(|v| s.matches(v))
         }
         HeaderMatch::Range { start, end } => std::str::from_utf8(value.as_deref().unwrap_or_default())
             .ok()

@@ -72,8 +72,9 @@ thread_local! {
 /// Applies a list of additions; `eval` evaluates a format over the head as it is by then.
 pub fn add(head: &mut Head, list: &[HeaderAdd], mut eval: impl FnMut(FormatCall<'_>, &Head)) {
     // As Envoy's evaluator: what overwrites goes first, whatever its place in the list.
-    let overwrites =
-        |a: &HeaderAdd| matches!(a.action, AppendAction::OverwriteIfExistsOrAdd | AppendAction::OverwriteIfExists);
+    let overwrites = |a: &HeaderAdd| {
+        matches!(a.action, AppendAction::OverwriteIfExistsOrAdd | AppendAction::OverwriteIfExists)
+    };
     let ordered = list.iter().filter(|a| overwrites(a)).chain(list.iter().filter(|a| !overwrites(a)));
     for a in ordered {
         let mut value = SCRATCH.take();
@@ -123,7 +124,9 @@ fn put(head: &mut Head, a: &HeaderAdd, value: &[u8]) {
         AppendAction::AppendIfExistsOrAdd => head.append_name(&a.name, value),
         AppendAction::AddIfAbsent if head.get_name(&a.name).is_none() => head.append_name(&a.name, value),
         AppendAction::OverwriteIfExistsOrAdd => overwrite(head, &a.name, value),
-        AppendAction::OverwriteIfExists if head.get_name(&a.name).is_some() => overwrite(head, &a.name, value),
+        AppendAction::OverwriteIfExists if head.get_name(&a.name).is_some() => {
+            overwrite(head, &a.name, value)
+        }
         AppendAction::AddIfAbsent | AppendAction::OverwriteIfExists => {}
     }
 }
