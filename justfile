@@ -37,10 +37,6 @@ diff *ARGS:
 deny:
     cargo deny check
 
-# Outrigger, Envoy, haproxy and nginx side by side.
-compare *ARGS:
-    benches/compare {{ARGS}}
-
 # The image that istiod injects.
 image TAG="outrigger/outrigger:dev":
     docker build -t {{TAG}} .
