@@ -338,7 +338,7 @@ impl<'c> Exchange<'c> {
                 self.forward(&m, f).await
             }
             Action::Redirect(r) => {
-                    self.hcm.stats.rq_total.inc();
+                self.hcm.stats.rq_total.inc();
                 let to = redirect::location(r, &m.route, &self.request);
                 let reply = LocalReply::new(r.code, "", "direct_response").header(HeaderId::Location, to);
                 self.reply_from_route(reply, &m).await
