@@ -90,9 +90,11 @@ def case_pool_limits(cluster):
         overflow, report = delta(cluster, frontend, CANARY, ["upstream_rq_pending_overflow"],
                                  lambda: cluster.load(requests=200, connections=200, header="x-canary:true"))
         rejected = sum(overflow.values())
-        check(report["statuses"].get("503", 0) >= 40, f"200 at once: {report['statuses']}")
-        check(report["statuses"].get("200", 0) >= 140, f"200 at once: {report['statuses']} {report['errors']}")
-        check(rejected >= 40, f"upstream_rq_pending_overflow grew by {rejected}")
+        answered, refused = report["statuses"].get("200", 0), report["statuses"].get("503", 0)
+        # A request also counts as pending while its connection is made, so how many of the burst get in depends on how fast
+        # handshakes are: 150 if they take no time, 50 if they all overlap.
+        check(50 <= answered <= 150 and answered + refused == 200, f"200 at once: {report['statuses']} {report['errors']}")
+        check(rejected == refused, f"upstream_rq_pending_overflow grew by {rejected}, {refused} were answered with 503")
     finally:
         cluster.faults(pod)
         cluster.apply("routing")
