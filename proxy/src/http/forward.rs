@@ -468,13 +468,7 @@ impl Exchange<'_> {
     fn allow(&mut self, plan: &mut Plan<'_>, verdict: Verdict) -> Option<Duration> {
         let stats = plan.cluster.stats();
         match verdict {
-            Verdict::Final => {
-                // What is not to be tried again after a retry was worth the retry.
-                if self.info.attempt_count > 1 {
-                    stats.traffic.upstream_rq_retry_success.inc();
-                }
-                None
-            }
+            Verdict::Final => None,
             Verdict::LimitExceeded => {
                 stats.traffic.upstream_rq_retry_limit_exceeded.inc();
                 self.info.flags.set(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
