@@ -223,9 +223,6 @@ pub struct Rbac {
     pub stat_prefix: Arc<str>,
     pub rules_stat_prefix: Arc<str>,
     pub shadow_stat_prefix: Arc<str>,
-    /// Network filter: `CONTINUOUS` instead of once on the first byte.
-    pub continuous: bool,
-    pub delay_deny: Option<Duration>,
 }
 
 #[derive(Clone, Debug)]

@@ -182,7 +182,6 @@ pub struct Http1Options {
 pub enum HeaderCase {
     Lower,
     ProperCase,
-    Preserve,
 }
 
 impl Default for Http1Options {
@@ -211,10 +210,6 @@ pub struct Http2Options {
     /// Extended CONNECT.
     pub allow_connect: bool,
     pub max_frame_size: Option<u32>,
-    pub max_outbound_frames: u32,
-    pub max_outbound_control_frames: u32,
-    pub keepalive_interval: Option<Duration>,
-    pub keepalive_timeout: Duration,
     pub keep_stream_on_invalid: bool,
 }
 
@@ -227,10 +222,6 @@ impl Default for Http2Options {
             hpack_table_size: 4096,
             allow_connect: false,
             max_frame_size: None,
-            max_outbound_frames: 10_000,
-            max_outbound_control_frames: 1_000,
-            keepalive_interval: None,
-            keepalive_timeout: Duration::from_secs(20),
             keep_stream_on_invalid: false,
         }
     }

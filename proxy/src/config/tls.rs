@@ -15,7 +15,6 @@ pub struct CommonTls {
     pub alpn: Vec<Arc<str>>,
     pub certificates: Vec<CertificateSource>,
     pub validation: Option<Validation>,
-    pub key_log: Option<Arc<str>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

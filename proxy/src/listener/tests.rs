@@ -256,7 +256,6 @@ fn a_listener_waits_for_the_secrets_it_names() {
                 alpn: vec![],
                 certificates: vec![crate::config::tls::CertificateSource::Sds("default".into())],
                 validation: None,
-                key_log: None,
             },
             require_client_certificate: false,
             session_tickets: true,

@@ -60,9 +60,4 @@ impl NetworkRbac {
         info.termination_details = Some(format!("rbac_access_denied_matched_policy[{policy}]").into());
         false
     }
-
-    /// The denial's delay (`delay_deny`).
-    pub fn delay(&self) -> Option<std::time::Duration> {
-        self.config.delay_deny
-    }
 }

@@ -236,9 +236,6 @@ fn build(ir: &UpstreamTls, secrets: &Secrets) -> Result<Option<Ready>, ContextEr
         0 => Resumption::disabled(),
         n => Resumption::in_memory_sessions(usize::try_from(n).unwrap_or(usize::MAX).clamp(8, 1024)),
     };
-    if ir.common.key_log.is_some() {
-        config.key_log = Arc::new(rustls::KeyLogFile::new());
-    }
     config.alpn_protocols = ir.common.alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
     Ok(Some(Ready { used, config: Arc::new(config), verifier, local, variants: Mutex::default() }))
 }

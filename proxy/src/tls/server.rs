@@ -204,9 +204,6 @@ fn build(ir: &DownstreamTls, secrets: &Secrets) -> Result<Option<Ready>, Context
             config.send_tls13_tickets = 0;
         }
     }
-    if ir.common.key_log.is_some() {
-        config.key_log = Arc::new(rustls::KeyLogFile::new());
-    }
     let may_1_3 = ir.common.max_version >= TlsVersion::V1_3;
     let variant = |config: &ServerConfig, tls13: bool| {
         let mut config = config.clone();

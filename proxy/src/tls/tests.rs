@@ -65,7 +65,6 @@ fn common(certificate: Option<CertificateSource>, roots: Option<&Ca>) -> CommonT
             trusted_ca: Some(r.pem.clone().into_bytes().into()),
             ..Validation::default()
         }),
-        key_log: None,
     }
 }
 

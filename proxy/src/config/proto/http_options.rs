@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3 as core;
-use envoy_types::pb::envoy::extensions::http::header_formatters::preserve_case::v3 as preserve;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3 as pb;
 use envoy_types::pb::google::protobuf::Any;
 
@@ -73,19 +72,11 @@ pub fn http1(ctx: &Ctx<'_>, m: core::Http1ProtocolOptions) -> Result<Http1Option
                 F::StatefulFormatter(t) => {
                     let ctx = ctx.field("stateful_formatter");
                     let (_, extension) = any::typed(&ctx, t)?;
-                    if extension.message
-                        != "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig"
-                    {
-                        return extension.unknown(
-                            &ctx,
-                            "header formatter",
-                            "envoy.http.stateful_header_formatters.preserve_case",
-                        );
-                    }
-                    take!(ctx, extension.decode(&ctx)?, preserve::PreserveCaseFormatterConfig {
-                        ; refuse forward_reason_phrase = "the standard reason phrase is sent", formatter_type_on_envoy_headers = "DEFAULT is accepted"
-                    });
-                    HeaderCase::Preserve
+                    return extension.unknown(
+                        &ctx,
+                        "header formatter",
+                        "proper_case_words; the original case of names is not kept",
+                    );
                 }
             }
         }
@@ -106,10 +97,11 @@ pub fn http1(ctx: &Ctx<'_>, m: core::Http1ProtocolOptions) -> Result<Http1Option
 pub fn http2(ctx: &Ctx<'_>, m: core::Http2ProtocolOptions) -> Result<Http2Options> {
     take!(ctx, m, core::Http2ProtocolOptions {
         hpack_table_size, max_concurrent_streams, initial_stream_window_size, initial_connection_window_size, allow_connect,
-        max_outbound_frames, max_outbound_control_frames, stream_error_on_invalid_http_messaging,
-        override_stream_error_on_invalid_http_message, connection_keepalive;
-        refuse allow_metadata = "METADATA frames are not served", custom_settings_parameters = "none is accepted";
-        harmless max_consecutive_inbound_frames_with_empty_payload = "the h2 library has its own limits against floods",
+        stream_error_on_invalid_http_messaging, override_stream_error_on_invalid_http_message;
+        refuse connection_keepalive = "pings are not sent; tcp_keepalive is served", allow_metadata = "METADATA frames are not served", custom_settings_parameters = "none is accepted";
+        harmless max_outbound_frames = "the h2 library bounds what it queues",
+            max_outbound_control_frames = "the h2 library bounds what it queues",
+            max_consecutive_inbound_frames_with_empty_payload = "the h2 library has its own limits against floods",
             max_inbound_priority_frames_per_stream = "PRIORITY frames are dropped unread",
             max_inbound_window_update_frames_per_data_frame_sent = "the h2 library has its own limits against floods",
             use_oghttp2_codec = "names a codec of Envoy",
@@ -126,19 +118,6 @@ pub fn http2(ctx: &Ctx<'_>, m: core::Http2ProtocolOptions) -> Result<Http2Option
             ctx.bad(field, format!("{v} is out of range; 65535 to 2147483647 is accepted"))
         }
         v => Ok(v.unwrap_or(default)),
-    };
-    let (keepalive_interval, keepalive_timeout) = match connection_keepalive {
-        None => (None, default.keepalive_timeout),
-        Some(k) => {
-            let ctx = ctx.field("connection_keepalive");
-            take!(ctx, k, core::KeepaliveSettings {
-                interval, timeout;
-                refuse connection_idle_interval = "interval is accepted";
-                harmless interval_jitter = "spreads pings over time, which nothing observes"
-            });
-            let timeout = ctx.required("timeout", ctx.positive("timeout", timeout)?)?;
-            (ctx.positive("interval", interval)?, timeout)
-        }
     };
     let max_concurrent_streams = uint(max_concurrent_streams).unwrap_or(default.max_concurrent_streams);
     if !(1..=0x7fff_ffff).contains(&max_concurrent_streams) {
@@ -162,11 +141,6 @@ pub fn http2(ctx: &Ctx<'_>, m: core::Http2ProtocolOptions) -> Result<Http2Option
         hpack_table_size: uint(hpack_table_size).unwrap_or(default.hpack_table_size),
         allow_connect,
         max_frame_size: None,
-        max_outbound_frames: uint(max_outbound_frames).unwrap_or(default.max_outbound_frames),
-        max_outbound_control_frames: uint(max_outbound_control_frames)
-            .unwrap_or(default.max_outbound_control_frames),
-        keepalive_interval,
-        keepalive_timeout,
         keep_stream_on_invalid: override_stream_error_on_invalid_http_message
             .map_or(stream_error_on_invalid_http_messaging, |v| v.value),
     })

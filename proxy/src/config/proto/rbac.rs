@@ -25,15 +25,13 @@ pub fn http(ctx: &Ctx<'_>, m: http::Rbac) -> Result<Rbac> {
         stat_prefix: "".into(),
         rules_stat_prefix: rules_stat_prefix.into(),
         shadow_stat_prefix: shadow_rules_stat_prefix.into(),
-        continuous: false,
-        delay_deny: None,
     })
 }
 
 pub fn network(ctx: &Ctx<'_>, m: network::Rbac) -> Result<Rbac> {
     take!(ctx, m, network::Rbac {
-        rules, shadow_rules, shadow_rules_stat_prefix, stat_prefix, enforcement_type, delay_deny;
-        refuse matcher = "rules is accepted", shadow_matcher = "shadow_rules is accepted"
+        rules, shadow_rules, shadow_rules_stat_prefix, stat_prefix;
+        refuse enforcement_type = "a connection is judged once, when it comes", delay_deny = "a denied connection is closed at once", matcher = "rules is accepted", shadow_matcher = "shadow_rules is accepted"
     });
     Ok(Rbac {
         rules: rules.map(|r| self::rules(&ctx.field("rules"), r)).transpose()?,
@@ -41,10 +39,6 @@ pub fn network(ctx: &Ctx<'_>, m: network::Rbac) -> Result<Rbac> {
         stat_prefix: stat_prefix.into(),
         rules_stat_prefix: "".into(),
         shadow_stat_prefix: shadow_rules_stat_prefix.into(),
-        continuous: ctx
-            .enumeration::<network::rbac::EnforcementType>("enforcement_type", enforcement_type)?
-            == network::rbac::EnforcementType::Continuous,
-        delay_deny: ctx.timeout("delay_deny", delay_deny, None)?,
     })
 }
 

@@ -156,12 +156,13 @@ fn downstream(ctx: &Ctx<'_>, m: pb::DownstreamTlsContext) -> Result<DownstreamTl
 fn common(ctx: &Ctx<'_>, m: pb::CommonTlsContext, highest: TlsVersion) -> Result<CommonTls> {
     use pb::common_tls_context::ValidationContextType as V;
     take!(ctx, m, pb::CommonTlsContext {
-        tls_params, tls_certificates, tls_certificate_sds_secret_configs, alpn_protocols, key_log, validation_context_type;
+        tls_params, tls_certificates, tls_certificate_sds_secret_configs, alpn_protocols, validation_context_type;
         refuse tls_certificate_provider_instance = "tls_certificates or SDS is accepted",
             custom_tls_certificate_selector = "the certificate is chosen by SNI",
             tls_certificate_certificate_provider = "tls_certificates or SDS is accepted",
             tls_certificate_certificate_provider_instance = "tls_certificates or SDS is accepted",
-            custom_handshaker = "none is accepted"
+            custom_handshaker = "none is accepted",
+            key_log = "keys are not written out"
     });
     let params = parameters(&ctx.field("tls_params"), tls_params.unwrap_or_default(), highest)?;
     let mut certificates = ctx.each("tls_certificates", tls_certificates, |c, t| {
@@ -208,14 +209,6 @@ fn common(ctx: &Ctx<'_>, m: pb::CommonTlsContext, highest: TlsVersion) -> Result
             );
         }
     };
-    let key_log = match key_log {
-        None => None,
-        Some(k) => {
-            let ctx = ctx.field("key_log");
-            take!(ctx, k, pb::TlsKeyLog { path; refuse local_address_range = "every connection is logged", remote_address_range = "every connection is logged" });
-            text(path)
-        }
-    };
     Ok(CommonTls {
         min_version: params.min,
         max_version: params.max,
@@ -224,7 +217,6 @@ fn common(ctx: &Ctx<'_>, m: pb::CommonTlsContext, highest: TlsVersion) -> Result
         alpn: alpn_protocols.into_iter().map(Arc::from).collect(),
         certificates,
         validation,
-        key_log,
     })
 }
 
