@@ -490,10 +490,10 @@ impl<'c> Exchange<'c> {
             }
             ServerHeader::AppendIfAbsent | ServerHeader::PassThrough => {}
         }
-        if hcm.always_set_request_id_in_response {
-            if let Some(id) = self.request.get(HeaderId::XRequestId) {
-                head.set(HeaderId::XRequestId, id);
-            }
+        if hcm.always_set_request_id_in_response
+            && let Some(id) = self.request.get(HeaderId::XRequestId)
+        {
+            head.set(HeaderId::XRequestId, id);
         }
         if let Some(via) = &hcm.via {
             let joined = match head.get(HeaderId::Via) {
@@ -539,9 +539,7 @@ impl<'c> Exchange<'c> {
                 self.info.flags.set(e.downstream_flag());
                 let keep = self.response_started && self.info.details.is_some();
                 if !keep || e.is_protocol_error() {
-                    self.info.details = Some(match e {
-                        e => e.details().into(),
-                    });
+                    self.info.details = Some(e.details().into());
                 } else {
                     self.info.details = Some("downstream_remote_disconnect".into());
                 }

@@ -125,7 +125,7 @@ fn put(head: &mut Head, a: &HeaderAdd, value: &[u8]) {
         AppendAction::AddIfAbsent if head.get_name(&a.name).is_none() => head.append_name(&a.name, value),
         AppendAction::OverwriteIfExistsOrAdd => overwrite(head, &a.name, value),
         AppendAction::OverwriteIfExists if head.get_name(&a.name).is_some() => {
-            overwrite(head, &a.name, value)
+            overwrite(head, &a.name, value);
         }
         AppendAction::AddIfAbsent | AppendAction::OverwriteIfExists => {}
     }
