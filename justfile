@@ -37,6 +37,11 @@ diff *ARGS:
 deny:
     cargo deny check
 
+# Outrigger and those of Envoy, haproxy and nginx that are installed, side by side: CPU per request and more.
+compare *ARGS:
+    cargo build --profile dist -p outrigger --bin outrigger
+    cargo run --release -p outrigger-benches --bin compare -- {{ARGS}}
+
 # The image that istiod injects.
 image TAG="outrigger/outrigger:dev":
     docker build -t {{TAG}} .

@@ -1,5 +1,6 @@
 //! Client and control plane over real sockets on the loopback.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
@@ -8,6 +9,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::transport::Server;
 
@@ -35,7 +37,17 @@ async fn serve(
     plane: &ControlPlane,
     address: &str,
 ) -> (String, JoinHandle<Result<(), tonic::transport::Error>>) {
-    let listener = TcpListener::bind(address).await.unwrap();
+    // A server that has just ended may still hold the port for a moment.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let listener = loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => break listener,
+            Err(e) => {
+                assert!(e.kind() == ErrorKind::AddrInUse && Instant::now() < deadline, "{address}: {e}")
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
     let address = listener.local_addr().unwrap().to_string();
     let server = Server::builder().add_service(plane.service());
     (address, tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener))))
