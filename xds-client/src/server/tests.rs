@@ -43,7 +43,7 @@ async fn serve(
         match TcpListener::bind(address).await {
             Ok(listener) => break listener,
             Err(e) => {
-                assert!(e.kind() == ErrorKind::AddrInUse && Instant::now() < deadline, "{address}: {e}")
+                assert!(e.kind() == ErrorKind::AddrInUse && Instant::now() < deadline, "{address}: {e}");
             }
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
